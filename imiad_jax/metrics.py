@@ -136,12 +136,13 @@ def _evaluate(
   position = np.pad(position, (0, more), constant_values=-1)
   weight = np.pad(weight, ((0, 0), (0, more)))
   with jax.enable_x64(True):  # for counts above 2^31 and sums without cancellation
-    out = _sharded()(*rows, position, weight, float(max(normal, 1)), float(limit))
-    areas, broken = parallel.block(out)
-  _refuse(np.asarray(broken))
-  if not anomalous or not normal:
-    return {}
-  return {k: float(v) for k, v in zip(("auroc", "ap", "pro"), np.asarray(areas), strict=True)}
+    *ranks, broken = parallel.block(_sharded()(*rows, position))
+    _refuse(np.asarray(broken))
+    if not anomalous or not normal:
+      return {}
+    ranks = [x.addressable_data(0) for x in ranks]  # one device: the same bits for any number
+    values = _values(*ranks, weight, float(normal), float(limit))
+  return {k: float(v) for k, v in values.items()}
 
 
 def _anomalous(
@@ -181,50 +182,23 @@ def _pad(x: AnyArray, more: int, dtype: str | None = None) -> AnyArray:
 
 @functools.cache
 def _sharded() -> Callable:
-  rows, all_ = PartitionSpec(parallel.AXIS), PartitionSpec()
-  share = jax.shard_map(
-    _share,
-    mesh=parallel.mesh(),
-    in_specs=(rows, rows, all_, all_, all_, all_),
-    out_specs=(all_, rows),
-  )
-  return jax.jit(share)
-
-
-def _share(
-  score: Float32[Array, "n h w"],
-  valid: Bool[Array, " n"],
-  position: Int64[Array, " p"],
-  weight: Float64[Array, "2 p"],
-  normal: Float64[Array, ""],
-  limit: Float64[Array, ""],
-) -> tuple[Float64[Array, "3"], Int32[Array, " n"]]:
-  """One device's share: its images, but the anomalous pixels of all; place -1 is padding.
-
-  Returns:
-    [3] AUROC, AP and PRO, the same on all devices; [n] how many scores are not finite.
-  """
-  broken = jnp.sum(~jnp.isfinite(score), (1, 2), dtype=jnp.int32) * valid
-  key = jnp.where(valid[:, None, None], _order(score), LOWEST).reshape(-1)  # [n*h*w]
-  query, gt, ge = _ranks(key, position)
-  tp = query.size - jnp.searchsorted(jnp.sort(query), query)
-  a, b = gt / normal, ge / normal
-  auroc = _area(weight[0], a, b, 1.0)
-  ap = jnp.sum(weight[0] * tp / (tp + ge))
-  pro = _area(weight[1], a, b, limit) / limit
-  return jnp.stack([auroc, ap, pro]), broken
-
-
-def _order(score: Float32[Array, "n h w"]) -> Int32[Array, "n h w"]:
-  """Returns integers in the order of the scores, 0 for both zeros: XLA sorts them 5x faster."""
-  bits = jax.lax.bitcast_convert_type(score, jnp.int32)
-  return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+  rows, everything = PartitionSpec(parallel.AXIS), PartitionSpec()
+  out = (everything, everything, everything, rows)
+  specs = {"in_specs": (rows, rows, everything), "out_specs": out}
+  return jax.jit(jax.shard_map(_ranks, mesh=parallel.mesh(), **specs))
 
 
 def _ranks(
-  key: Int32[Array, " m"], position: Int64[Array, " p"]
-) -> tuple[Int32[Array, " p"], Int64[Array, " p"], Int64[Array, " p"]]:
-  """Returns the keys of the anomalous pixels of all devices, and their gt and ge."""
+  score: Float32[Array, "n h w"], valid: Bool[Array, " n"], position: Int64[Array, " p"]
+) -> tuple[Int32[Array, " p"], Int64[Array, " p"], Int64[Array, " p"], Int32[Array, " n"]]:
+  """One device's share: its images, but the anomalous pixels of all; place -1 is padding.
+
+  Returns:
+    [p] the key of each anomalous pixel, [p] gt and [p] ge, all the same on all devices;
+    [n] how many scores of a valid image are not finite.
+  """
+  broken = jnp.sum(~jnp.isfinite(score), (1, 2), dtype=jnp.int32) * valid
+  key = jnp.where(valid[:, None, None], _order(score), LOWEST).reshape(-1)  # [n*h*w]
   local = position - jax.lax.axis_index(parallel.AXIS) * key.size
   here = (position >= 0) & (local >= 0) & (local < key.size)
   local = jnp.where(here, local, key.size)  # out of bounds
@@ -237,7 +211,32 @@ def _ranks(
     below = jnp.searchsorted(rest, query, side=side)
     return jax.lax.psum((rest.size - below).astype(jnp.int64), parallel.AXIS)
 
-  return query, above("right"), above("left")
+  return query, above("right"), above("left"), broken
+
+
+def _order(score: Float32[Array, "n h w"]) -> Int32[Array, "n h w"]:
+  """Returns integers in the order of the scores, 0 for both zeros: XLA sorts them 5x faster."""
+  bits = jax.lax.bitcast_convert_type(score, jnp.int32)
+  return jnp.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+
+
+@jax.jit
+def _values(
+  query: Int32[Array, " p"],
+  gt: Int64[Array, " p"],
+  ge: Int64[Array, " p"],
+  weight: Float64[Array, "2 p"],
+  normal: Float64[Array, ""],
+  limit: Float64[Array, ""],
+) -> dict[str, Float64[Array, ""]]:
+  """Returns the metrics by the formulas of the module's notation."""
+  tp = query.size - jnp.searchsorted(jnp.sort(query), query)
+  a, b = gt / normal, ge / normal
+  return {
+    "auroc": _area(weight[0], a, b, 1.0),
+    "ap": jnp.sum(weight[0] * tp / (tp + ge)),
+    "pro": _area(weight[1], a, b, limit) / limit,
+  }
 
 
 def _area(
