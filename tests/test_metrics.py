@@ -206,18 +206,15 @@ def test_arrays_may_lie_anywhere():
 
 def test_counts_above_the_range_of_float32():
   score, region = np.zeros((5, 2048, 2048), np.float32), np.zeros((5, 2048, 2048), np.uint8)
-  score[4, 0, 1:], score[4, 1:] = 2, 2  # 2^24 + 1 normal pixels with 0, the others with 2
-  region[4, 1024:1536] = 1  # n1 above 2^20: half of it below, half of it above all normal pixels
-  region[4, 1536:] = 2  # tied with the normal pixels with 2
-  score[4, 1024:1280], score[4, 1280:1536] = 1, 3
-  n1, n0 = 1024 * 2048, score.size - 1024 * 2048
-  high = Fraction(n0 - 2**24 - 1, n0)  # FPR at the threshold 2
-  auroc = (1 + (1 - high) + 2 * (1 - high / 2)) / 4
-  ap = Fraction(1, 4) + Fraction(1, 2) * Fraction(3 * n1, 3 * n1 + 4 * (n0 - 2**24 - 1))
-  ap += Fraction(1, 4) * Fraction(n1, n1 + n0 - 2**24 - 1)
-  limit = Fraction(3, 10)
-  pro = Fraction(1, 4) * (1 + (1 - high / limit)) + Fraction(1, 2) * (1 - high / limit / 2)
-  assert high < limit
+  score[:4], score[4, 0, 0] = 2, 2  # h normal pixels with 2, the others with 0
+  region[4, 1024:1536] = 1  # one half of it lies below and one above the normal pixels with 2
+  region[4, 1536:] = 2  # tied with them
+  score[4, 1024:1280], score[4, 1280:1536], score[4, 1536:] = 1, 3, 2
+  h, n1, n0 = 2**24 + 1, 1024 * 2048, score.size - 1024 * 2048
+  tied, limit = Fraction(h, n0), Fraction(3, 10)  # the FPR after the threshold 2
+  auroc = Fraction(1, 4) * (1 - tied) + Fraction(1, 2) * (1 - tied / 2) + Fraction(1, 4)
+  ap = (Fraction(n1, n1 + h) + 2 * Fraction(3 * n1, 3 * n1 + 4 * h) + 1) / 4
+  pro = Fraction(1, 2) * limit / tied / 2 + Fraction(1, 4)
   values = metrics.pixel(score, region, np.ones(5, bool))
   exact = {"auroc": float(auroc), "ap": float(ap), "pro": float(pro)}
   assert values == pytest.approx(exact, rel=0, abs=1e-14)
