@@ -4,7 +4,9 @@ The package uses `jax.jit` with `NamedSharding`, and `jax.shard_map`, instead of
 in maintenance mode and is itself implemented so.
 """
 
-from typing import TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -47,3 +49,39 @@ def block(tree: Tree) -> Tree:
   if jax.default_backend() == "cpu" and count() > 1:
     jax.block_until_ready(tree)
   return tree
+
+
+def pad(x: np.ndarray, rows: int) -> np.ndarray:
+  """Appends zeros along the leading axis of a host array until it has `rows` rows."""
+  return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
+
+
+def chunked(fn: Callable[[Any, Tree], Any], chunk: int) -> Callable[[Any, Tree], Any]:
+  """Makes fn(fixed, rows) run over any number of rows, `chunk` rows a device at a time.
+
+  Args:
+    fn: maps a pytree that is the same for all rows (weights, a State), and a pytree of arrays with
+      `chunk` rows, to a pytree of arrays with as many rows, each depending on its own row alone.
+    chunk: rows that one device handles at once; one compilation serves every number of rows.
+
+  Returns:
+    A function of the same two arguments, for rows on the host; its results are NumPy arrays.
+  """
+  split, same = PartitionSpec(AXIS), PartitionSpec()
+  shared = jax.shard_map(fn, mesh=mesh(), in_specs=(same, split), out_specs=split, check_vma=False)
+  compiled = jax.jit(shared)
+  size = chunk * count()
+
+  def part(x: np.ndarray, first: int) -> np.ndarray:
+    return pad(x[first : first + size], size)
+
+  def call(fixed: Any, rows: Tree) -> Any:
+    fixed = replicate(fixed)
+    n = len(jax.tree.leaves(rows)[0])
+    parts = [
+      block(compiled(fixed, shard(jax.tree.map(functools.partial(part, first=first), rows))))
+      for first in range(0, n, size)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate([np.asarray(y) for y in x])[:n], *parts)
+
+  return call

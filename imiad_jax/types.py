@@ -5,7 +5,7 @@ h' and w' cells of a feature grid, c channels, d dimensions of an embedding, t t
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -45,16 +45,10 @@ class Spec(NamedTuple):
     return dict(self.features)[stage]
 
 
-class Init(Protocol):
-  """Builds the State. `pretrained` is the backbone's params, for methods that train it."""
-
-  def __call__(self, key: jax.Array, spec: Spec, pretrained: Any) -> State: ...
-
-
 class Method(NamedTuple):
   """A method: four pure functions over one State, and what it asks of the engine."""
 
-  init: Init
+  init: Callable[[jax.Array, Spec, Any], State]  # key, sizes, the backbone's pretrained params
   update: Callable[[State, Batch], tuple[State, Logs]]  # learns from one batch
   finish: Callable[[State], State]  # a task's end: whatever needs all of its batches
   score: Callable[[State, Batch], Scores]

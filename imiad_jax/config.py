@@ -1,0 +1,77 @@
+"""What a config file is made of: one ConfigDict, filled from a string of key=value pairs."""
+
+from typing import Any
+
+import ml_collections
+
+from imiad_jax import cache, plugins
+from imiad_jax.errors import UserError
+
+# What two CPU cores can pay for: the weights that are installed with the package, and few epochs.
+SMALL: dict[str, dict[str, Any]] = {
+  "patchcore": {"dim": 160, "ratio": 0.01, "append": True},
+  "padim": {"size": 224},
+  "dne": {
+    "embedding": "layer3",
+    "frozen": ("stem", "layer1", "layer2"),
+    "epochs": 5,
+    "batch": 16,
+    "size": 128,
+  },
+}
+
+
+def parse(arg: str | None, **defaults: str) -> dict[str, str]:
+  """Reads "key=value,key=value" over defaults; raises UserError for an unknown key."""
+  out = dict(defaults)
+  for pair in filter(None, (arg or "").split(",")):
+    key, equals, value = pair.partition("=")
+    plugins.check("config argument", key, defaults)
+    if not equals or not value:
+      raise UserError(f'Config argument "{pair}" needs a value: {key}=<value>.')
+    out[key] = value
+  return out
+
+
+def make(
+  method: str,
+  dataset: str,
+  setting: str,
+  backbone: str,
+  **method_kw: Any,
+) -> ml_collections.ConfigDict:
+  """Returns the config of one method on one data set in one setting.
+
+  Args:
+    method: a name in methods/.
+    dataset: a name in datasets/.
+    setting: a name in settings/.
+    backbone: a backbone's name, or "paper" for the one of the method's authors. One of the small
+      embedded ones (efficientnet_lite*) also brings hyperparameters that a CPU can pay for.
+    **method_kw: hyperparameters that differ from both.
+
+  Raises:
+    UserError: a name that does not exist.
+  """
+  plugins.load("settings", setting)
+  plugins.check("dataset", dataset, plugins.names("datasets"))
+  given: dict[str, Any] = {}
+  if backbone != "paper":
+    plugins.backbone(backbone)
+    given["backbone"] = backbone
+    if backbone.startswith("efficientnet_lite"):
+      given |= SMALL.get(method, {})
+  factory = plugins.load("methods", method).Model
+  config = ml_collections.ConfigDict()
+  config.method = method
+  config.method_kw = plugins.resolve(method, factory, given | method_kw)
+  config.dataset = dataset
+  config.categories = ("all",)
+  config.setting = setting
+  config.setting_kw = ml_collections.ConfigDict()
+  config.seeds = (0,)
+  config.data_dir = ""
+  config.prepared_dir = cache.folder("prepared")
+  config.results = "results"
+  config.gallery = 0
+  return config

@@ -1,0 +1,208 @@
+"""The only loops of the package: learn a task, score what was seen, measure it.
+
+A run is a sequence of tasks over one State. After each task every task so far is tested, so that
+the unsupervised setting is the case of one task.
+"""
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from imiad_jax import features, metrics, parallel, plugins
+from imiad_jax.errors import UserError
+from imiad_jax.types import Batch, Index, Method, Run, Scores, Spec, State, Task
+
+Data = dict[str, Any]  # "image" [n,h,w,3] uint8 and "features" {stage: [n,h',w',c]}
+
+
+class Built(NamedTuple):
+  """A method with its compiled functions."""
+
+  method: Method
+  update: Callable[..., Any]
+  finish: Callable[[State], State]
+  score: Callable[[State, Data], Scores]
+
+
+class Outcome(NamedTuple):
+  """What testing one task after learning another gave."""
+
+  learnt: int  # number of the task learnt last
+  task: Task
+  metrics: dict[str, float]
+  scores: Scores  # numpy arrays, rows as task.test
+  seconds: dict[str, float]
+
+
+class Failed(Exception):
+  """A run that cannot give a result, such as one whose scores are not finite."""
+
+
+def build(name: str, kw: dict[str, Any]) -> Built:
+  """Makes a method and its compiled functions, once for each set of hyperparameters."""
+  return _build(name, json.dumps(kw, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=8)
+def _build(name: str, kw: str) -> Built:
+  given = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(kw).items()}
+  try:
+    method = plugins.load("methods", name).Model(**given)
+  except (TypeError, ValueError) as e:
+    raise UserError(f"{name} does not take these hyperparameters: {given}. {e}") from e
+
+  def update(state: State, data: Data, rows: jax.Array, valid: jax.Array, epoch: jax.Array):
+    taken = jax.tree.map(lambda x: x[rows], data)
+    row = jnp.where(valid, rows, len(data["image"]))
+    return method.update(state, _batch(taken, taken["label"], row, epoch, valid))
+
+  def score(state: State, data: Data) -> Scores:
+    told = jnp.full(len(data["image"]), -1, jnp.int32)
+    valid = jnp.ones(len(data["image"]), bool)
+    return method.score(state, _batch(data, told, told, jnp.int32(0), valid))
+
+  return Built(
+    method,
+    jax.jit(update, donate_argnums=0),
+    jax.jit(method.finish, donate_argnums=0),
+    parallel.chunked(score, method.batch),
+  )
+
+
+def _batch(data: Data, label: jax.Array, row: jax.Array, epoch: jax.Array, valid: jax.Array):
+  image = data["image"].astype(jnp.float32) / 255
+  return Batch(image, label, row, epoch, valid, data["features"])
+
+
+def bucket(n: int) -> int:
+  """Rounds a number of rows up, so that tasks of like size share a compiled function."""
+  step = max(8, 1 << max(0, n.bit_length() - 3))
+  return -(-n // step) * step
+
+
+def start(built: Built, tasks: list[Task], seed: int) -> tuple[State, int]:
+  """Returns the first State and the rows that a task is padded to."""
+  method = built.method
+  net = features.backbone(method.backbone)
+  most = bucket(max(len(t.train) for t in tasks))
+  shapes = features.shapes(net, method.stages, method.size)
+  spec = Spec((method.size, method.size, 3), shapes, most, len(tasks))
+  return jax.jit(method.init, static_argnums=1)(jax.random.key(seed), spec, net.params), most
+
+
+def learn(
+  built: Built, state: State, data: Data, label: np.ndarray, most: int, seed: int
+) -> tuple[State, dict[str, float]]:
+  """Learns one task: every row once an epoch, in an order drawn from `seed`.
+
+  Returns the new State and the mean of each log over the last epoch.
+  """
+  n, size = len(label), built.method.batch
+  rng = np.random.default_rng(seed)
+  padded = jax.tree.map(lambda x: parallel.pad(x, most), {**data, "label": label.astype(np.int32)})
+  padded = jax.device_put(padded)
+  logs: list[Any] = []
+  for epoch in range(built.method.epochs):
+    order = rng.permutation(n)
+    logs = []
+    for first in range(0, n, size):
+      rows = order[first : first + size]
+      valid = np.arange(size) < len(rows)
+      rows = parallel.pad(rows.astype(np.int32), size)
+      state, log = built.update(state, padded, rows, valid, np.int32(epoch))
+      logs.append(log)
+  means = {k: float(np.mean([log[k] for log in logs])) for k in logs[0]}
+  return built.finish(state), means
+
+
+def evaluate(scores: Scores, label: np.ndarray, region: np.ndarray) -> dict[str, float]:
+  """Measures scores on the devices: image_* always, pixel_* where the method localises."""
+  n, size = len(label), bucket(len(label))
+  valid = np.arange(size) < n
+  out = metrics.binary(parallel.pad(scores.image, size), parallel.pad(label, size), valid)
+  out = {f"image_{k}": v for k, v in out.items()}
+  if scores.pixel is not None:
+    # An anomalous image without a region in its mask says nothing about its pixels.
+    valid[:n] &= (label == 0) | region.any(axis=(1, 2))
+    pixel = metrics.pixel(parallel.pad(scores.pixel, size), parallel.pad(region, size), valid)
+    out |= {f"pixel_{k}": v for k, v in pixel.items()}
+  return out
+
+
+def run(what: Run, store: features.Store) -> Iterator[Outcome]:
+  """Runs one Run; yields an Outcome for every task tested, in the order they are tested.
+
+  Raises:
+    UserError: the setting or method refuses what it was given.
+    Failed: scores that are not finite.
+  """
+  built = build(what.method, what.method_kw)
+  setting = plugins.load("settings", what.setting)
+  tasks = setting.tasks(store.index, what.categories, what.seed, **what.setting_kw)
+  state, most = start(built, tasks, what.seed)
+  for i, task in enumerate(tasks):
+    began = time.perf_counter()
+    data = fetch(store, built.method, task.train)
+    fetched = time.perf_counter()
+    state, logs = learn(built, state, data, task.label, most, _seed(what.seed, i))
+    jax.block_until_ready(state)
+    learnt = time.perf_counter()
+    said = "".join(f", {k} {v:.3g}" for k, v in logs.items())
+    logging.info(
+      "task %d/%d %s: learnt %d images in %.1f s%s",
+      *(i + 1, len(tasks), task.name, len(task.train), learnt - fetched, said),
+    )
+    seconds = {"fetch": fetched - began, "learn": learnt - fetched}
+    for seen in tasks[: i + 1]:
+      yield _test(built, state, store, i, seen, seconds)
+      seconds = {}
+
+
+def _test(
+  built: Built, state: State, store: features.Store, i: int, task: Task, seconds: dict[str, float]
+) -> Outcome:
+  """Scores and measures one task; what is scored carries neither label nor mask."""
+  size = built.method.size
+  began = time.perf_counter()
+  data = fetch(store, built.method, task.test)
+  fetched = time.perf_counter()
+  scores = built.score(state, data)
+  scored = time.perf_counter()
+  for name, values in scores._asdict().items():
+    if values is not None and not np.isfinite(values).all():
+      bad = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
+      raise Failed(f"{name} scores of {bad} of {len(values)} images of {task.name} are not finite")
+  index = store.index
+  region = store.pixels(task.test, size).region
+  found = evaluate(scores, index.label[task.test].astype(np.int32), region)
+  spent = {
+    "fetch": seconds.get("fetch", 0) + fetched - began,
+    "learn": seconds.get("learn", 0),
+    "score": scored - fetched,
+    "measure": time.perf_counter() - scored,
+  }
+  return Outcome(i, task, found, scores, spent)
+
+
+def fetch(store: features.Store, method: Method, rows: np.ndarray) -> Data:
+  """Returns the images [n,h,w,3] uint8 and frozen features of rows, on the host."""
+  return {
+    "image": store.pixels(rows, method.size).image,
+    "features": store.features(rows, method.backbone, method.stages, method.size),
+  }
+
+
+def _seed(seed: int, task: int) -> int:
+  return int(np.random.SeedSequence((seed, task)).generate_state(1)[0])
+
+
+def categories(index: Index) -> tuple[str, ...]:
+  """Returns the categories of a data set, in alphabetical order."""
+  return tuple(str(c) for c in np.unique(index.category))

@@ -1,0 +1,37 @@
+"""Exact nearest neighbours in a bank with unused rows, in chunks of queries.
+
+Notation: q queries, m bank rows, d numbers each. Distances are squared Euclidean:
+|q|^2 - 2 q.m + |m|^2, clipped at 0, in full float32 precision (bf16 or TF32 products would ruin
+small distances).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_CHUNK = 1 << 23  # distances held at once: 32 MB
+
+
+def distances(
+  query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
+) -> Float[Array, "q m"]:
+  """Returns squared distances; unused rows are infinitely far."""
+  cross = jnp.matmul(query, bank.T, precision=jax.lax.Precision.HIGHEST)
+  norm = jnp.where(valid, jnp.sum(bank * bank, -1), jnp.inf)
+  return jnp.maximum(jnp.sum(query * query, -1)[:, None] - 2 * cross + norm, 0)
+
+
+def nearest(
+  query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
+) -> Float[Array, " q"]:
+  """Returns the squared distance of each query to its nearest valid bank row."""
+  size = max(1, min(len(query), _CHUNK // len(bank)))
+  return jax.lax.map(lambda x: distances(x[None], bank, valid)[0].min(), query, batch_size=size)
+
+
+def neighbours(
+  query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"], k: int
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+  """Returns squared distances and row numbers of the k nearest valid rows, nearest first."""
+  negative, place = jax.lax.top_k(-distances(query, bank, valid), k)
+  return -negative, place

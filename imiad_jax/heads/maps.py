@@ -1,0 +1,39 @@
+"""From a grid of scores to an anomaly map at image size."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def blur(x: Float[Array, "b h w"], sigma: float) -> Float[Array, "b h w"]:
+  """Gaussian blur as scipy.ndimage.gaussian_filter does it: radius 4 sigma, mirrored edge."""
+  radius = int(4 * sigma + 0.5)
+  t = np.arange(-radius, radius + 1)
+  kernel = np.exp(-0.5 * (t / sigma) ** 2)
+  kernel = (kernel / kernel.sum()).astype(np.float32)
+  for axis in (1, 2):
+    n = x.shape[axis]
+    x = jnp.tensordot(x, _band(n, kernel), axes=(axis, 0), precision=jax.lax.Precision.HIGHEST)
+    x = jnp.moveaxis(x, -1, axis)
+  return x
+
+
+def _band(n: int, kernel: np.ndarray) -> np.ndarray:
+  """[n,n] matrix of a convolution with mirrored ("reflect" in scipy) edges."""
+  radius = len(kernel) // 2
+  matrix = np.zeros((n, n), np.float32)
+  for t, weight in enumerate(kernel):
+    source = np.arange(n) + t - radius
+    source = source % (2 * n)
+    source = np.minimum(source, 2 * n - 1 - source)
+    np.add.at(matrix, (source, np.arange(n)), weight)
+  return matrix
+
+
+def to_image(
+  grid: Float[Array, "b _h _w"], shape: tuple[int, int], sigma: float = 4.0
+) -> Float[Array, "b h w"]:
+  """Resizes bilinearly (align_corners=False) to `shape` and smooths by `sigma` pixels."""
+  resized = jax.image.resize(grid, (len(grid), *shape), "bilinear", antialias=False)
+  return blur(resized, sigma)

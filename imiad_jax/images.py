@@ -1,0 +1,73 @@
+"""Image augmentations as pure functions of a key and one image; use `jax.vmap` for a batch.
+
+An image is [h,w,3] float32 in [0,1].
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2 luma, as Pillow's "L"
+_YIQ = np.array(
+  [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
+)
+
+
+def jitter(
+  key: Array, image: Float[Array, "h w 3"], strength: float = 0.1
+) -> Float[Array, "h w 3"]:
+  """Random brightness, contrast, saturation (each times 1 +- strength) and hue (+- strength turns).
+
+  The four operations of torchvision's ColorJitter, always in this order; hue turns the colour
+  plane of YIQ instead of going through HSV, which keeps it smooth and cheap.
+  """
+  u = jax.random.uniform(key, (4,), minval=-strength, maxval=strength)
+  x = jnp.clip(image * (1 + u[0]), 0, 1)
+  grey = jnp.mean(x @ _GREY)
+  x = jnp.clip(grey + (x - grey) * (1 + u[1]), 0, 1)
+  luma = (x @ _GREY)[..., None]
+  x = jnp.clip(luma + (x - luma) * (1 + u[2]), 0, 1)
+  angle = 2 * jnp.pi * u[3]
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  turn = jnp.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]])
+  turn = turn.at[1:, 1:].set(jnp.array([[c, -s], [s, c]]))
+  return jnp.clip(x @ (np.linalg.inv(_YIQ) @ turn @ _YIQ).T, 0, 1)
+
+
+def rectangle(
+  key: Array, height: int, width: int, aspect: float = 0.3
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+  """Draws CutPaste's patch: (cut height, cut width, from y, from x, to y, to x), int32.
+
+  The area is U(0.02, 0.15) of the image, the ratio of width to height log-uniform between
+  `aspect` and 1/`aspect`; both corners are uniform such that the patch fits (Li, Sohn, Yoon,
+  Pfister, CVPR 2021, arXiv 2104.04015).
+  """
+  area_key, ratio_key, place_key = jax.random.split(key, 3)
+  area = jax.random.uniform(area_key, minval=0.02, maxval=0.15) * height * width
+  log = jnp.log(jnp.float32(aspect))
+  ratio = jnp.exp(jax.random.uniform(ratio_key, minval=log, maxval=-log))
+  h = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, height)
+  w = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, width)
+  u = jax.random.uniform(place_key, (2, 2))
+  corner = jnp.floor(u * jnp.stack([height - h + 1, width - w + 1]))
+  (sy, sx), (ty, tx) = corner.astype(jnp.int32)
+  return h.astype(jnp.int32), w.astype(jnp.int32), sy, sx, ty, tx
+
+
+def cutpaste(
+  key: Array, image: Float[Array, "h w 3"], aspect: float = 0.3, strength: float = 0.1
+) -> tuple[Float[Array, "h w 3"], Bool[Array, "h w"]]:
+  """Pastes a colour-jittered rectangle of the image elsewhere; returns it and where it went."""
+  place_key, jitter_key = jax.random.split(key)
+  height, width, _ = image.shape
+  h, w, sy, sx, ty, tx = rectangle(place_key, height, width, aspect)
+  y, x = jnp.arange(height), jnp.arange(width)
+  inside = ((y >= ty) & (y < ty + h))[:, None] & ((x >= tx) & (x < tx + w))[None, :]
+  rows = jnp.clip(y - ty + sy, 0, height - 1)
+  columns = jnp.clip(x - tx + sx, 0, width - 1)
+  moved = (
+    jitter(jitter_key, image[rows][:, columns], strength) if strength else (image[rows][:, columns])
+  )
+  return jnp.where(inside[..., None], moved, image), inside

@@ -1,0 +1,140 @@
+"""PatchCore: distance to the nearest of a coreset of normal patches.
+
+Roth, Pemula, Zepeda, Schölkopf, Brox, Gehler: Towards Total Recall in Industrial Anomaly Detection.
+CVPR 2022, arXiv 2106.08265. The defaults do what the authors' code does: squared distances, one
+neighbour, no re-weighting, selection from the mean distance to ten random points. What differs:
+images are resized to a square without a centre crop, as in the IM-IAD benchmark.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from imiad_jax.heads import coreset, knn, maps, patches
+from imiad_jax.types import Batch, Logs, Method, Scores, Spec
+
+VERSION = "1"
+
+
+class State(NamedTuple):
+  """p patches an image, d numbers a patch, m bank rows in all."""
+
+  buffer: Float[Array, "n p d"]  # the task's patches, by training row
+  present: Bool[Array, " n"]  # training rows seen so far
+  bank: Float[Array, "m d"]
+  used: Bool[Array, " m"]
+  task: Array  # [] int32: tasks finished
+  key: Array
+
+
+def Model(
+  backbone: str = "wide_resnet50_2",
+  stages: tuple[str, ...] = ("layer2", "layer3"),
+  size: int = 224,
+  dim: int = 1024,
+  ratio: float = 0.1,
+  projection: int = 128,
+  start_points: int = 10,
+  reweight: int = 1,
+  append: bool = False,
+  sigma: float = 4.0,
+  batch: int = 8,
+) -> Method:
+  """Builds PatchCore.
+
+  Args:
+    backbone: a pretrained network.
+    stages: its stages; the first one's grid is that of the patches.
+    size: height and width of the images.
+    dim: numbers a patch embedding has, after adaptive pooling.
+    ratio: share of a task's patches that the bank keeps, in (0, 1].
+    projection: numbers of the random projection that the selection works on.
+    start_points: random points the selection starts from.
+    reweight: neighbours b of the paper's equation 7; 1 for none.
+    append: keep the banks of earlier tasks (continual), else each task replaces the last.
+    sigma: of the Gaussian that smooths the map, in pixels.
+    batch: images at once.
+  """
+
+  def rows(spec: Spec) -> tuple[int, int]:
+    """Patches of an image, bank rows of a task."""
+    h, w, _ = spec.shape(stages[0])
+    return h * w, max(1, int(ratio * spec.max_train * h * w))
+
+  def embed(batch: Batch) -> Float[Array, "b h w d"]:
+    return patches.embed([batch.features[s] for s in stages], dim)
+
+  def init(key: Array, spec: Spec, pretrained) -> State:
+    del pretrained
+    p, m = rows(spec)
+    m *= spec.num_tasks if append else 1
+    return State(
+      buffer=jnp.zeros((spec.max_train, p, dim)),
+      present=jnp.zeros(spec.max_train, bool),
+      bank=jnp.zeros((m, dim)),
+      used=jnp.zeros(m, bool),
+      task=jnp.int32(0),
+      key=key,
+    )
+
+  def update(state: State, batch: Batch) -> tuple[State, Logs]:
+    b = len(batch.valid)
+    cells = embed(batch).reshape(b, -1, dim)
+    buffer = state.buffer.at[batch.row].set(cells, mode="drop")
+    present = state.present.at[batch.row].set(True, mode="drop")
+    return state._replace(buffer=buffer, present=present), {}
+
+  def finish(state: State) -> State:
+    n, p, _ = state.buffer.shape
+    key, project_key, start_key = jax.random.split(state.key, 3)
+    x = state.buffer.reshape(n * p, dim)
+    valid = jnp.repeat(state.present, p)
+    z = coreset.project(project_key, x, projection)
+    distance = coreset.start(start_key, z, valid, start_points)
+    # int(ratio * rows) as Python computes it, for every possible number of images.
+    wanted = jnp.asarray([max(1, int(ratio * i * p)) for i in range(n + 1)], jnp.int32)
+    count = wanted[jnp.sum(state.present)]
+    most = max(1, int(ratio * n * p))
+    picks = coreset.greedy(z, distance, valid, count, most)
+    first = state.task * most if append else 0
+    return state._replace(
+      bank=jax.lax.dynamic_update_slice(state.bank, x[picks], (first, 0)),
+      used=jax.lax.dynamic_update_slice(state.used, jnp.arange(most) < count, (first,)),
+      present=jnp.zeros_like(state.present),
+      task=state.task + 1,
+      key=key,
+    )
+
+  def score(state: State, batch: Batch) -> Scores:
+    cells = embed(batch)
+    b, h, w, _ = cells.shape
+    flat = cells.reshape(b, h * w, dim)
+    squared = knn.nearest(flat.reshape(-1, dim), state.bank, state.used).reshape(b, h * w)
+    image = jnp.max(squared, axis=-1)
+    if reweight > 1:
+      worst = flat[jnp.arange(b), jnp.argmax(squared, axis=-1)]
+      image = reweighted(worst, state.bank, state.used, reweight)
+    shape = batch.image.shape[1:3]
+    return Scores(image, maps.to_image(squared.reshape(b, h, w), shape, sigma))
+
+  return Method(init, update, finish, score, backbone, stages, size, batch, epochs=1)
+
+
+def reweighted(
+  patch: Float[Array, "b d"], bank: Float[Array, "m d"], used: Bool[Array, " m"], b: int
+) -> Float[Array, " b"]:
+  """Image score of the worst patch of each image, re-weighted (equation 7 of the paper).
+
+  m* is the patch's nearest bank row at distance s*; over the b nearest bank rows N_b(m*) of m*,
+  which include m* itself, the score is (1 - exp|q - m*| / sum_m exp|q - m|) s*.
+  """
+  squared, nearest = knn.neighbours(patch, bank, used, 1)
+  distance = jnp.sqrt(squared[:, 0])
+  _, around = knn.neighbours(bank[nearest[:, 0]], bank, used, min(b, len(bank)))  # [b,k]
+  to_all = jnp.sqrt(jax.vmap(knn.distances)(patch[:, None], bank[around], used[around])[:, 0])
+  # A bank with fewer than b rows has unused ones among the neighbours: they weigh nothing.
+  exponent = jnp.where(used[around], to_all - distance[:, None], -np.inf)
+  return (1 - 1 / jnp.sum(jnp.exp(exponent), axis=-1)) * distance

@@ -1,0 +1,156 @@
+"""Records as tables, for the terminal, Markdown and CSV."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from imiad_jax.metrics import forgetting
+from imiad_jax.records import Record
+
+METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_pro")
+_SHORT = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC"} | {
+  "pixel_ap": "P-AP",
+  "pixel_pro": "PRO",
+}
+
+Table = list[list[str]]  # the first row is the head
+
+
+def matrix(record: Record, metric: str) -> np.ndarray | None:
+  """Returns [t,t], the metric on task j after learning task i, NaN above the diagonal.
+
+  None where the run does not have the metric for every task.
+  """
+  names = list(dict.fromkeys(row["task"] for row in record["rows"]))
+  out = np.full((len(names), len(names)), np.nan)
+  for row in record["rows"]:
+    out[row["learnt"], names.index(row["task"])] = row.get(metric, np.nan)
+  return out if np.isfinite(out[np.tril_indices(len(names))]).all() else None
+
+
+def scores(rs: list[Record]) -> Table:
+  """Returns a table of categories by metrics, after the last task, mean (and spread) over seeds."""
+  found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+  for record in rs:
+    last = max(row["learnt"] for row in record["rows"])
+    for row in record["rows"]:
+      if row["learnt"] == last:
+        for metric in METRICS:
+          if metric in row:
+            found[row["task"]][metric].append(row[metric])
+  used = [m for m in METRICS if any(m in f for f in found.values())]
+  table = [["category", *(_SHORT[m] for m in used)]]
+  for name, f in found.items():
+    table.append([name, *(_cell(f.get(m, [])) for m in used)])
+  if len(found) > 1:
+    means = [[np.mean(f[m]) for f in found.values() if m in f] for m in used]
+    table.append(["mean", *(f"{np.mean(x):.3f}" for x in means)])
+  return table
+
+
+def _cell(values: list[float]) -> str:
+  if not values:
+    return "-"
+  spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+  return f"{np.mean(values):.3f}{spread}"
+
+
+def forgetting_table(rs: list[Record]) -> Table:
+  """Returns performance and forgetting of a continual run, by metric, mean over seeds.
+
+  FM is the mean over the first T-1 tasks (Chaudhry et al.); FM/T the same sum divided by T, as in
+  the paper's tables.
+  """
+  table = [["metric", "performance", "FM", "FM/T"]]
+  for metric in METRICS:
+    ms = [m for m in (matrix(r, metric) for r in rs) if m is not None and len(m) > 1]
+    if ms:
+      lost = [forgetting(m) for m in ms]
+      table.append(
+        [
+          _SHORT[metric],
+          _cell([float(np.mean(m[-1])) for m in ms]),
+          _cell([x[0] for x in lost if x]),
+          _cell([x[1] for x in lost if x]),
+        ]
+      )
+  return table
+
+
+def matrix_table(rs: list[Record], metric: str) -> Table:
+  """Returns the task-by-task matrix of a metric, mean over seeds: learnt down, tested across."""
+  names = list(dict.fromkeys(row["task"] for row in rs[0]["rows"]))
+  ms = [m for m in (matrix(r, metric) for r in rs) if m is not None]
+  mean = np.mean(ms, axis=0)
+  table = [["after learning", *names]]
+  for name, values in zip(names, mean, strict=True):
+    table.append([name, *("" if np.isnan(v) else f"{v:.3f}" for v in values)])
+  return table
+
+
+def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
+  """Returns titled tables of records, grouped by what they have in common but seed and category."""
+  groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+  for record in rs:
+    run = record["run"]
+    kw = ", ".join(f"{k}={_plain(v)}" for k, v in run["method_kw"].items())
+    groups[run["setting"], run["dataset"], run["method"], kw].append(record)
+  out: list[tuple[str, Table]] = []
+  for (setting, dataset, method, kw), group in groups.items():
+    title = f"{method} on {dataset}, {setting} ({kw})"
+    good = [r for r in group if "error" not in r]
+    for record in group:
+      if "error" in record:
+        name = "+".join(record["run"]["categories"])
+        out.append((f"{title}: FAILED on {name}: {record['error']}", []))
+    if not good:
+      continue
+    if any(row["learnt"] for r in good for row in r["rows"]):
+      out.append((f"{title}: image AUROC task by task", matrix_table(good, "image_auroc")))
+      out.append((f"{title}: after the last task, and forgetting", forgetting_table(good)))
+    else:
+      out.append((title, scores(good)))
+  return out
+
+
+def _plain(value: Any) -> str:
+  return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def text(rs: Iterable[Record]) -> str:
+  """Returns the tables for a terminal."""
+  parts: list[str] = []
+  for title, table in sections(rs):
+    widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))] if table else []
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
+    if lines:
+      lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+    parts.append("\n".join([title, "", *lines]))
+  return "\n\n".join(parts)
+
+
+def markdown(rs: Iterable[Record]) -> str:
+  """Returns the tables as Markdown."""
+  parts: list[str] = []
+  for title, table in sections(rs):
+    lines = ["| " + " | ".join(row) + " |" for row in table]
+    if lines:
+      lines.insert(1, "|" + "---|" * len(table[0]))
+    parts.append("\n".join([f"## {title}", "", *lines]))
+  return "\n\n".join(parts) + "\n"
+
+
+def rows_csv(rs: Iterable[Record]) -> str:
+  """Returns every measured number as tidy CSV, one line for each run, task learnt and tested."""
+  out = io.StringIO()
+  head = ["id", "setting", "dataset", "method", "seed", "learnt", "task", *METRICS]
+  writer = csv.DictWriter(out, head, extrasaction="ignore", lineterminator="\n")
+  writer.writeheader()
+  for record in rs:
+    for row in record.get("rows", []):
+      writer.writerow({"id": record["id"]} | record["run"] | row)
+  return out.getvalue()

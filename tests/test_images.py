@@ -1,0 +1,54 @@
+"""CutPaste changes what it says, by what it says, where it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imiad_jax import images
+
+KEYS = jax.random.split(jax.random.key(0), 500)
+
+
+def picture(h=48, w=64):
+  return jnp.asarray(np.random.default_rng(0).random((h, w, 3), np.float32))
+
+
+def test_rectangles_fit_and_have_the_papers_area_and_aspect():
+  h, w, sy, sx, ty, tx = jax.vmap(lambda k: jnp.stack(images.rectangle(k, 224, 200)))(KEYS).T
+  area, ratio = h * w / (224 * 200), w / h
+  assert 0.018 < area.min() < 0.03 and 0.14 < area.max() < 0.153
+  assert ratio.min() > 0.3 * 0.95 and ratio.max() < 1.05 / 0.3
+  assert 0.3 < np.mean(np.asarray(ratio) < 1) < 0.7  # as often upright as lying
+  for corner, size, limit in [(sy, h, 224), (ty, h, 224), (sx, w, 200), (tx, w, 200)]:
+    assert corner.min() == 0 or corner.min() < 10
+    assert (corner + size).max() <= limit
+
+
+def test_pixels_change_only_inside_the_box():
+  image = picture()
+  pasted, inside = jax.vmap(lambda k: images.cutpaste(k, image))(KEYS[:50])
+  changed = np.any(np.asarray(pasted) != np.asarray(image), axis=-1)
+  assert not (changed & ~np.asarray(inside)).any()
+  assert changed.any(axis=(1, 2)).all()
+
+
+def test_without_jitter_the_box_holds_the_source_window():
+  image = picture()
+  for key in KEYS[:20]:
+    pasted, _ = images.cutpaste(key, image, strength=0.0)
+    h, w, sy, sx, ty, tx = map(int, images.rectangle(jax.random.split(key)[0], 48, 64))
+    box, window = pasted[ty : ty + h, tx : tx + w], image[sy : sy + h, sx : sx + w]
+    np.testing.assert_array_equal(box, window)
+
+
+def test_jitter_stays_in_range_and_is_nothing_at_strength_0():
+  image = picture()
+  many = jax.vmap(lambda k: images.jitter(k, image, 0.4))(KEYS[:20])
+  assert 0 <= float(many.min()) and float(many.max()) <= 1
+  np.testing.assert_allclose(images.jitter(KEYS[0], image, 0.0), image, atol=1e-5)
+
+
+def test_hue_keeps_grey_grey():
+  grey = jnp.full((4, 4, 3), 0.5)
+  turned = images.jitter(KEYS[0], grey, 0.3)
+  np.testing.assert_allclose(turned, jnp.broadcast_to(turned[..., :1], turned.shape), atol=1e-4)
