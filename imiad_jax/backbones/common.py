@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,46 +118,85 @@ def fold(
 
 
 def depthwise(
-  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int
 ) -> Float[Array, "b h2 w2 c"]:
-  """Convolves each channel by itself.
+  """Convolves each channel by itself, padding as TensorFlow's SAME.
 
-  On a CPU as k*k shifted multiply-adds, which XLA fuses into one loop: many times faster there
-  than its grouped convolution, which other platforms get.
+  On a CPU as shifted multiply-adds, many times faster there than the grouped convolution of XLA,
+  which other platforms get. Differentiable in reverse mode only.
   """
   return lax.platform_dependent(
     x,
     kernel,
-    cpu=lambda x, k: shifted(x, k, stride, padding),
-    default=lambda x, k: grouped(x, k, stride, padding),
+    cpu=lambda x, kernel: shifted(x, kernel, stride),
+    default=lambda x, kernel: grouped(x, kernel, stride),
   )
 
 
-def shifted(
-  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
-) -> Float[Array, "b h2 w2 c"]:
-  """Is `depthwise` as a sum over the kernel's taps."""
-  b, h, w, c = x.shape
-  size = kernel.shape[0]
-  pads = lax.padtype_to_pads((h, w), (size, size), (stride, stride), padding)
-  x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-  rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
-  y = jnp.zeros((), x.dtype)
-  for i in range(size):
-    for j in range(size):
-      tap = lax.slice(x, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
-      y = y + tap * kernel[i, j, 0]
-  return y
-
-
 def grouped(
-  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int, padding: str
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int
 ) -> Float[Array, "b h2 w2 c"]:
   """Is `depthwise` as one grouped convolution."""
   layout = ("NHWC", "HWIO", "NHWC")
   return lax.conv_general_dilated(
-    x, kernel, (stride, stride), padding, dimension_numbers=layout, feature_group_count=x.shape[-1]
+    x, kernel, (stride, stride), "SAME", dimension_numbers=layout, feature_group_count=x.shape[-1]
   )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def shifted(
+  x: Float[Array, "b h w c"], kernel: Float[Array, "k k 1 c"], stride: int
+) -> Float[Array, "b h2 w2 c"]:
+  """Is `depthwise` as a sum over the taps of the kernel, which XLA fuses into one loop."""
+  pads = _same(x, kernel, stride)
+  taps = _taps(jnp.pad(x, pads), kernel.shape[0], stride)
+  return _weigh(taps, kernel)
+
+
+def _shifted_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+  return shifted(x, kernel, stride), (x, kernel)
+
+
+def _shifted_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  """Returns the gradients of x, a shifted sum again, and of the kernel, all taps in one pass."""
+  x, kernel = residuals
+  size, zero = kernel.shape[0], jnp.zeros((), g.dtype)
+  pads = _same(x, kernel, stride)
+  gaps = [
+    (size - 1 - low, n + low - 1 - (m - 1) * stride, stride - 1)
+    for (low, _), n, m in zip(pads[1:3], x.shape[1:3], g.shape[1:3], strict=True)
+  ]
+  spread = lax.pad(g, zero, [(0, 0, 0), *gaps, (0, 0, 0)])
+  dx = _weigh(_taps(spread, size, 1), kernel[::-1, ::-1])
+  products = tuple(tap * g for tap in _taps(jnp.pad(x, pads), size, stride))
+  add = lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True))  # noqa: E731
+  sums = lax.reduce(products, (zero,) * len(products), add, (0, 1, 2))
+  return dx, jnp.stack(sums).reshape(kernel.shape)
+
+
+shifted.defvjp(_shifted_forward, _shifted_backward)
+
+
+def _same(x: Array, kernel: Array, stride: int) -> list[tuple[int, int]]:
+  pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
+  return [(0, 0), *pads, (0, 0)]
+
+
+def _taps(x: Array, size: int, stride: int) -> list[Array]:
+  """Returns what each tap of a size x size kernel meets in the padded x, row by row."""
+  b, h, w, c = x.shape
+  rows, columns = h - size + 1, w - size + 1
+  return [
+    lax.slice(x, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
+    for i in range(size)
+    for j in range(size)
+  ]
+
+
+def _weigh(taps: list[Array], kernel: Array) -> Array:
+  """Returns the sum of the taps times the kernel's values."""
+  values = kernel.reshape(-1, kernel.shape[-1])
+  return reduce(jnp.add, [tap * values[i] for i, tap in enumerate(taps)])
 
 
 class Conv(nn.Module):
@@ -179,9 +219,11 @@ class Conv(nn.Module):
     kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     if self.depthwise:
-      return depthwise(x, kernel, self.stride, self.padding) + bias
-    if self.size == 1:  # a matrix product, faster than XLA's convolution on a CPU
-      return x[:, :: self.stride, :: self.stride] @ kernel[0, 0] + bias
+      return depthwise(x, kernel, self.stride) + bias
+    if self.size == 1:  # a product of matrices, faster than XLA's convolution on a CPU
+      x = x[:, :: self.stride, :: self.stride]
+      flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias
+      return flat.reshape(*x.shape[:3], self.features)
     half = self.size // 2
     padding = "SAME" if self.padding == "SAME" else [(half, half)] * 2
     layout = ("NHWC", "HWIO", "NHWC")
