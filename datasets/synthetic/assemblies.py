@@ -15,6 +15,7 @@ from imiad_jax.datasets.synthetic.categories import (
 )
 from imiad_jax.datasets.synthetic.draw import (
   Frame,
+  Real,
   any_turn,
   bevel,
   blend,
@@ -58,7 +59,7 @@ VIAS = (
 def plan_circuit(rng: Rng) -> Plan:
   """A board whose parts sit a little off and vary in tone; the copper is always the same."""
 
-  def put(kind: str, x: float, y: float, across: int) -> Part:
+  def put(kind: str, x: Real, y: Real, across: int) -> Part:
     c, s = turned(rng.uniform(-0.02, 0.02))
     dx, dy = rng.uniform(-1.2, 1.2, 2)
     return Part(kind, x + dx, y + dy, (-s, c) if across else (c, s), rng.random())
@@ -81,8 +82,8 @@ def paint_circuit(f: Frame, plan: Plan) -> Scene:
   copper = np.asarray(k["green"]) * 1.25 + (0.03, 0.10, 0.05)
   for line in TRACES:
     for a, b in itertools.pairwise(line):
-      mid, reach = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2), max(abs(a[0] - b[0]), abs(a[1] - b[1]))
-      win = f.window(*mid, reach / 2 + 4)
+      middle = ((a[0] + b[0]) / 2, (a[1] + b[1]) / 2)
+      win = f.window(*middle, abs(a[0] - b[0]) / 2 + 3, abs(a[1] - b[1]) / 2 + 3)
       d = segment(f.x[win], f.y[win], a, b) - np.float32(1.6)
       blend(canvas, win, inside(d), copper)
   for x, y in VIAS:

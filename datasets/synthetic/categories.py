@@ -13,6 +13,7 @@ from imiad_jax.datasets.synthetic import parts
 from imiad_jax.datasets.synthetic.draw import (
   SIZE,
   Frame,
+  Real,
   any_turn,
   bevel,
   blend,
@@ -25,6 +26,7 @@ from imiad_jax.datasets.synthetic.draw import (
   lookup,
   noise,
   relief,
+  ring,
   segment,
   shadow,
   smooth,
@@ -61,7 +63,7 @@ class Category(NamedTuple):
   paint: Callable[[Frame, Plan], Scene]
 
 
-def _pose(turn: float, zoom: float, shift: float) -> Callable[[Rng], Frame]:
+def _pose(turn: Real, zoom: Real, shift: Real) -> Callable[[Rng], Frame]:
   """Returns a pose that varies by these amounts around upright, life-size and central."""
 
   def pose(rng: Rng) -> Frame:
@@ -171,7 +173,7 @@ def plan_bottle(rng: Rng) -> Plan:
   return Plan(
     {
       "centres": rng.uniform(-1.6, 1.6, (3, 2)),
-      "glass": np.asarray((0.16, 0.36, 0.22)) * rng.uniform(0.85, 1.15) + rng.uniform(0, 0.04, 3),
+      "glass": np.asarray((0.17, 0.36, 0.20)) * rng.uniform(0.8, 1.15) + rng.uniform(0, 0.03, 3),
       "waves": noise(rng, 12, 12) * np.float32(0.12),
       "ground": noise(rng, 90, 90) * np.float32(0.10) + noise(rng, 4, 4) * np.float32(0.2),
       "lamp": turned(rng.uniform(-0.2, 0.2)),
@@ -194,37 +196,35 @@ def paint_bottle(f: Frame, plan: Plan) -> Scene:
   r = length(f.x, f.y)
   shadow(canvas, ALL, r - 100, 0.55, 9)
   rb = length(f.x - bx, f.y - by) + k["waves"] * 6
-  body = np.float32(0.75) + np.float32(0.85) * bump(((rb - 84) * np.float32(1 / 17)) ** 2)
-  body += np.float32(0.5) * bump(((rb - 70) * np.float32(1 / 6)) ** 2) + k["waves"]
+  light = np.float32(0.55) + np.float32(0.70) * ring(rb, 84, 17) + np.float32(0.4) * ring(rb, 70, 6)
   inv = 1 / np.maximum(r, 1)
   c, s = f.x * inv, f.y * inv
   for _ in range(5):  # the angle doubled five times: 32 embossed dots around the rim
     c, s = c * c - s * s, 2 * c * s
-  dots = np.maximum(c, 0) * bump(((r - 92) * np.float32(1 / 4)) ** 2)
-  blend(canvas, ALL, inside(r - 100), colours(k["glass"], body + np.float32(0.7) * dots))
+  light += np.float32(0.7) * np.maximum(c, 0) * ring(r, 92, 4)
   rs = length(f.x - sx, f.y - sy)
-  shoulder = np.float32(1.3) + np.float32(1.1) * bump(((rs - 56) * np.float32(1 / 9)) ** 2)
-  blend(canvas, ALL, inside(rs - 63, 2), colours(k["glass"], shoulder + k["waves"]))
-  ro = length(f.x - ox, f.y - oy)
-  lip = np.float32(0.35) + np.float32(0.65) * bump(((ro - 42) * np.float32(1 / 6)) ** 2)
-  blend(canvas, ALL, inside(ro - 48), colours(np.asarray(k["glass"]) + 0.35, lip))
-  deep = np.float32(0.10 + k["level"]) + np.float32(0.18) * bump(((ro - 20) / 9) ** 2)
-  deep += np.float32(0.25) * bump((ro * np.float32(1 / 10)) ** 2)
-  blend(canvas, ALL, inside(ro - 36, 2), colours((0.85, 1.0, 0.85), deep))
+  shoulder = np.float32(0.75) + np.float32(0.95) * ring(rs, 56, 10)
+  light += inside(rs - 63, 2) * (shoulder - light) + k["waves"]
+  blend(canvas, ALL, inside(r - 100), colours(k["glass"], light))
+  win = f.window(0, 0, 54, 54)
+  ro = length(f.x[win] - ox, f.y[win] - oy)
+  lip = np.float32(0.35) + np.float32(0.75) * ring(ro, 42, 6)
+  blend(canvas, win, inside(ro - 48), colours(np.asarray(k["glass"]) + 0.28, lip))
+  deep = np.float32(0.08 + k["level"]) + np.float32(0.14) * ring(ro, 22, 10)
+  deep += np.float32(0.25) * ring(ro, 0, 10)
+  blend(canvas, win, inside(ro - 36, 2), colours((0.80, 0.95, 0.82), deep))
   for side, bright in zip((1, -1), k["bright"], strict=True):
     lamp = _lamp(f, (side * k["lamp"][0], side * k["lamp"][1]), r)
     canvas += np.float32(bright) * lamp
   return Scene(canvas, (100 - r) * np.float32(f.zoom))
 
 
-def _lamp(f: Frame, turn: tuple[float, float], r: np.ndarray) -> np.ndarray:
+def _lamp(f: Frame, turn: tuple[Real, Real], r: np.ndarray) -> np.ndarray:
   """Returns the arcs that a lamp in this direction of the picture throws on the glass."""
   c, s = f.turn
   ux, uy = c * turn[0] + s * turn[1], c * turn[1] - s * turn[0]
   toward = (f.x * np.float32(ux) + f.y * np.float32(uy)) / np.maximum(r, 1)
-  arc = smooth((toward - np.float32(0.80)) * 6)
-  ring = bump(((r - 78) * np.float32(1 / 5)) ** 2) + bump(((r - 44) * np.float32(1 / 3)) ** 2)
-  return arc * ring
+  return smooth((toward - np.float32(0.80)) * 6) * (ring(r, 78, 5) + ring(r, 44, 3))
 
 
 def plan_capsule(rng: Rng) -> Plan:

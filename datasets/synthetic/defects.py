@@ -16,6 +16,7 @@ from imiad_jax.datasets.synthetic.categories import CATEGORIES, Category, Plan, 
 from imiad_jax.datasets.synthetic.draw import (
   SIZE,
   Frame,
+  Real,
   Window,
   blend,
   bump,
@@ -29,10 +30,10 @@ from imiad_jax.datasets.synthetic.draw import (
 KINDS: dict[str, Category] = {**CATEGORIES, **ASSEMBLIES}
 LEAST = 4  # a pixel belongs to the mask when a channel changes by this much, of 255
 AREA = (0.0005, 0.15)  # of the picture; a defect outside is drawn anew
-Spot = tuple[float, float]  # x, y in the picture
+Spot = tuple[Real, Real]  # x, y in the picture
 
 
-def spot(rng: Rng, depth: np.ndarray, margin: float) -> Spot:
+def spot(rng: Rng, depth: np.ndarray, margin: Real) -> Spot:
   """Returns a random pixel that lies `margin` pixels inside the object, or its deepest of 200."""
   at = rng.integers(8, SIZE - 8, (200, 2))
   deep = depth[at[:, 1], at[:, 0]]
@@ -40,10 +41,9 @@ def spot(rng: Rng, depth: np.ndarray, margin: float) -> Spot:
   return int(at[i, 0]), int(at[i, 1])
 
 
-def around(x: float, y: float, reach: float) -> Window:
+def around(x: Real, y: Real, reach: Real) -> Window:
   """Returns the window of `reach` pixels around a pixel."""
-  top, left = max(0, int(y - reach)), max(0, int(x - reach))
-  return slice(top, max(top, int(y + reach) + 1)), slice(left, max(left, int(x + reach) + 1))
+  return draw.span(y, reach), draw.span(x, reach)
 
 
 def pixels(win: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ def pixels(win: Window) -> tuple[np.ndarray, np.ndarray]:
   return x[None, :], y[:, None]
 
 
-def walk(rng: Rng, start: Spot, steps: int, stride: float, wander: float) -> list[Spot]:
+def walk(rng: Rng, start: Spot, steps: int, stride: Real, wander: Real) -> list[Spot]:
   """Returns the corners of a line that leaves `start` in any direction and turns a little."""
   c, s = draw.any_turn(rng)
   x, y = float(start[0]), float(start[1])
@@ -65,7 +65,7 @@ def walk(rng: Rng, start: Spot, steps: int, stride: float, wander: float) -> lis
   return line
 
 
-def lines(canvas, depth, line, width: float, colour, strength: float, taper: bool = True) -> None:
+def lines(canvas, depth, line, width: Real, colour, strength: Real, taper: bool = True) -> None:
   """Draws a line through these corners where it lies on the object, thinner to its ends."""
   reach = max(max(abs(x - line[0][0]), abs(y - line[0][1])) for x, y in line) + 4
   win = around(line[0][0], line[0][1], reach)
@@ -87,7 +87,7 @@ def scratch(rng: Rng, canvas: np.ndarray, depth: np.ndarray) -> None:
   """Draws a fine line, brighter or darker than what it crosses, often with a lip beside it."""
   line = walk(rng, spot(rng, depth, 8), 10, rng.uniform(2.5, 8), rng.uniform(0.01, 0.07))
   shade = rng.choice([0.05, 0.85, 0.95])
-  strength, width = rng.uniform(0.3, 0.85), rng.uniform(0.7, 2.0)
+  strength, width = rng.uniform(0.4, 0.9), rng.uniform(0.8, 2.0)
   lines(canvas, depth, line, width, (shade,) * 3, strength)
   if rng.random() < 0.5:
     beside = [(x + width, y + width * 0.6) for x, y in line]
@@ -106,7 +106,7 @@ def crack(rng: Rng, canvas: np.ndarray, depth: np.ndarray) -> None:
     lines(canvas, depth, branch, width * 0.7, (0.04, 0.035, 0.03), strength * 0.9, taper=False)
 
 
-def _blob(rng: Rng, x: np.ndarray, y: np.ndarray, radius: float, ragged: float) -> np.ndarray:
+def _blob(rng: Rng, x: np.ndarray, y: np.ndarray, radius: Real, ragged: Real) -> np.ndarray:
   """Returns the distance, about, to an irregular shape of this radius around (0, 0)."""
   wobble = noise(rng, 6, 6, (y.size, x.size)) * np.float32(radius * ragged)
   c, s = draw.any_turn(rng)
@@ -149,7 +149,7 @@ def bend(rng: Rng, f: Frame, depth: np.ndarray) -> Frame:
   radius = rng.uniform(20, 40)
   px, py = spot(rng, depth, radius)
   radius = max(8.0, min(radius, float(depth[int(py), int(px)])))
-  (c, s), amount = draw.any_turn(rng), radius * rng.uniform(0.16, 0.30)
+  (c, s), amount = draw.any_turn(rng), radius * rng.uniform(0.19, 0.30)
   return draw.bent(f, px, py, radius, (c * amount, s * amount))
 
 

@@ -5,16 +5,15 @@ pixels, x to the right, y down, (0, 0) its centre; a distance is negative inside
 + - * / and square roots touch the pixels: IEEE 754 fixes them, so that every machine draws alike.
 """
 
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 SIZE = 256
+Real = float | np.floating | int
 Window = tuple[slice, slice]
-Turn = tuple[float, float]  # cosine and sine
+Turn = tuple[Real, Real]  # cosine and sine
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) - np.float32((SIZE - 1) / 2)
 
 
@@ -24,28 +23,34 @@ class Frame(NamedTuple):
   x: np.ndarray  # [h,w]
   y: np.ndarray  # [h,w]
   turn: Turn
-  zoom: float
-  shift: tuple[float, float]
+  zoom: Real
+  shift: tuple[Real, Real]
+  slack: Real = 1  # pixels by which a bent object may be off
 
-  def window(self, cx: float, cy: float, reach: float) -> Window:
-    """Returns the pixels within `reach` of a point of the object; some more, for bent ones."""
+  def window(self, cx: Real, cy: Real, reach_x: Real, reach_y: Real) -> Window:
+    """Returns the pixels in a box around a point of the object; it turns with the object."""
     c, s = self.turn
     px = (c * cx - s * cy) * self.zoom + self.shift[0] + SIZE / 2
     py = (s * cx + c * cy) * self.zoom + self.shift[1] + SIZE / 2
-    r = reach * self.zoom + 12
-    low = (max(0, int(py - r)), max(0, int(px - r)))
-    high = (min(SIZE, int(py + r) + 1), min(SIZE, int(px + r) + 1))
-    return slice(low[0], max(high[0], low[0])), slice(low[1], max(high[1], low[1]))
+    rx = (abs(c) * reach_x + abs(s) * reach_y) * self.zoom + self.slack
+    ry = (abs(s) * reach_x + abs(c) * reach_y) * self.zoom + self.slack
+    return span(py, ry), span(px, rx)
 
-  def place(self, cx: float, cy: float, turn: Turn, reach: float):
+  def place(self, cx: Real, cy: Real, turn: Turn, reach: Real):
     """Returns a window and a part's own coordinates there: (window, x [h',w'], y [h',w'])."""
-    win = self.window(cx, cy, reach)
+    win = self.window(cx, cy, reach, reach)
     x, y = self.x[win] - np.float32(cx), self.y[win] - np.float32(cy)
     c, s = np.float32(turn[0]), np.float32(turn[1])
     return win, c * x + s * y, c * y - s * x
 
 
-def turned(t: float) -> Turn:
+def span(middle: Real, reach: Real) -> slice:
+  """Returns the pixels within `reach` of a place, those that the picture has."""
+  first = max(0, int(middle - reach))
+  return slice(first, max(first, int(middle + reach) + 1))
+
+
+def turned(t: Real) -> Turn:
   """Returns cosine and sine of the angle whose half has tangent `t` (0.01 is about 1 degree)."""
   return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
 
@@ -56,18 +61,19 @@ def any_turn(rng: np.random.Generator) -> Turn:
   return (c, s) if rng.random() < 0.5 else (-c, -s)
 
 
-def frame(turn: Turn, zoom: float, shift: tuple[float, float]) -> Frame:
+def frame(turn: Turn, zoom: Real, shift: tuple[Real, Real]) -> Frame:
   """Returns the coordinates of an object that is turned, zoomed and shifted in the picture."""
   c, s = np.float32(turn[0] / zoom), np.float32(turn[1] / zoom)
   x, y = _X - np.float32(shift[0]), _Y - np.float32(shift[1])
   return Frame(c * x + s * y, c * y - s * x, turn, zoom, shift)
 
 
-def bent(f: Frame, px: float, py: float, radius: float, push: tuple[float, float]) -> Frame:
+def bent(f: Frame, px: Real, py: Real, radius: Real, push: tuple[Real, Real]) -> Frame:
   """Returns a frame whose coordinates are pushed aside around pixel (px, py)."""
   x, y = _X - np.float32(px - SIZE / 2), _Y - np.float32(py - SIZE / 2)
   w = bump((x * x + y * y) / np.float32(radius * radius))
-  return f._replace(x=f.x + w * np.float32(push[0]), y=f.y + w * np.float32(push[1]))
+  slack = f.slack + max(abs(push[0]), abs(push[1])) * f.zoom
+  return f._replace(x=f.x + w * np.float32(push[0]), y=f.y + w * np.float32(push[1]), slack=slack)
 
 
 def bump(r2: np.ndarray) -> np.ndarray:
@@ -76,13 +82,19 @@ def bump(r2: np.ndarray) -> np.ndarray:
   return w * w
 
 
+def ring(r: np.ndarray, middle: Real, reach: Real) -> np.ndarray:
+  """Returns a smooth ridge over the radius: 1 at `middle`, 0 from `reach` pixels beside it on."""
+  t = (r - np.float32(middle)) * np.float32(1 / reach)
+  return bump(t * t)
+
+
 def smooth(t: np.ndarray) -> np.ndarray:
   """Returns the smooth step from 0 (t <= 0) to 1 (t >= 1)."""
   t = np.clip(t, 0, 1)
   return t * t * (3 - 2 * t)
 
 
-def inside(d: np.ndarray, soft: float = 1.3) -> np.ndarray:
+def inside(d: np.ndarray, soft: Real = 1.3) -> np.ndarray:
   """Returns how much of each pixel a shape covers, from its distance; `soft` pixels of edge."""
   return np.clip(np.float32(0.5) - d * np.float32(1 / soft), 0, 1)
 
@@ -98,7 +110,7 @@ def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.sqrt(x * x + y * y)
 
 
-def box(x: np.ndarray, y: np.ndarray, half_w: float, half_h: float, corner: float = 0):
+def box(x: np.ndarray, y: np.ndarray, half_w: Real, half_h: Real, corner: Real = 0):
   """Returns the distance to a box with rounded corners."""
   qx = np.abs(x) - np.float32(half_w - corner)
   qy = np.abs(y) - np.float32(half_h - corner)
@@ -106,13 +118,13 @@ def box(x: np.ndarray, y: np.ndarray, half_w: float, half_h: float, corner: floa
   return out + np.minimum(np.maximum(qx, qy), 0) - np.float32(corner)
 
 
-def hexagon(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+def hexagon(x: np.ndarray, y: np.ndarray, r: Real) -> np.ndarray:
   """Returns the distance to a hexagon of inner radius `r`."""
   ax, ay = np.abs(x), np.abs(y)
   return np.maximum(ay, ax * np.float32(0.8660254) + ay * np.float32(0.5)) - np.float32(r)
 
 
-def segment(x: np.ndarray, y: np.ndarray, a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+def segment(x: np.ndarray, y: np.ndarray, a: Sequence[Real], b: Sequence[Real]) -> np.ndarray:
   """Returns the distance to the line from point a to point b."""
   vx, vy = b[0] - a[0], b[1] - a[1]
   qx, qy = x - np.float32(a[0]), y - np.float32(a[1])
@@ -123,12 +135,11 @@ def segment(x: np.ndarray, y: np.ndarray, a: Sequence[float], b: Sequence[float]
 
 def blend(canvas: np.ndarray, win: Window, cover: np.ndarray, colour) -> None:
   """Paints a colour (three numbers, or [3,h',w']) into a window as far as `cover` [h',w'] says."""
-  part = canvas[:, *win]
-  colour = np.asarray(colour, np.float32)
-  part += cover * ((colour if colour.ndim == 3 else colour[:, None, None]) - part)
+  for plane, c in zip(canvas[:, *win], np.asarray(colour, np.float32), strict=True):
+    plane += cover * (c - plane)
 
 
-def shadow(canvas: np.ndarray, win: Window, d: np.ndarray, depth: float, soft: float = 6) -> None:
+def shadow(canvas: np.ndarray, win: Window, d: np.ndarray, depth: Real, soft: Real = 6) -> None:
   """Darkens what lies within about `soft` pixels of a shape, most right and below it."""
   near = np.empty_like(d)
   near[:2], near[:, :2] = d[:2], d[:, :2]
@@ -136,7 +147,7 @@ def shadow(canvas: np.ndarray, win: Window, d: np.ndarray, depth: float, soft: f
   canvas[:, *win] *= 1 - np.float32(depth) * smooth(np.float32(0.5) - near * np.float32(0.5 / soft))
 
 
-def relief(height: np.ndarray, strength: float) -> np.ndarray:
+def relief(height: np.ndarray, strength: Real) -> np.ndarray:
   """Returns the light [h',w'] on a surface of this height, lit from the upper left; 1 if flat."""
   light = np.ones_like(height)
   slope = height[1:-1, 1:-1] * 2 - height[:-2, 1:-1] - height[1:-1, :-2]
@@ -144,12 +155,12 @@ def relief(height: np.ndarray, strength: float) -> np.ndarray:
   return light
 
 
-def bevel(d: np.ndarray, width: float, strength: float) -> np.ndarray:
+def bevel(d: np.ndarray, width: Real, strength: Real) -> np.ndarray:
   """Returns the light on a shape whose rim, `width` pixels of it, slopes down to its edge."""
   return relief(smooth(d * np.float32(-1 / width)), strength)
 
 
-def colours(colour: Sequence[float], light: np.ndarray) -> np.ndarray:
+def colours(colour: Sequence[Real] | np.ndarray, light: np.ndarray) -> np.ndarray:
   """Returns a colour under a light: [3,h',w']."""
   return np.asarray(colour, np.float32)[:, None, None] * light
 
@@ -164,7 +175,7 @@ def _stretch(a: np.ndarray, n: int) -> np.ndarray:
   """Interpolates [m,k] to [n,k]."""
   at = np.linspace(0, len(a) - 1, n, dtype=np.float32)
   low = np.minimum(at.astype(np.int32), max(len(a) - 2, 0))
-  w = smooth(at - low)[:, None]
+  w = smooth(at - low.astype(np.float32))[:, None]
   return a[low] + w * (a[np.minimum(low + 1, len(a) - 1)] - a[low])
 
 
@@ -186,7 +197,7 @@ GLYPHS = {  # 5 x 7 dots, a number a row, a bit a dot
 }  # fmt: skip
 
 
-def text(x: np.ndarray, y: np.ndarray, words: str, dot: float) -> np.ndarray:
+def text(x: np.ndarray, y: np.ndarray, words: str, dot: Real) -> np.ndarray:
   """Returns how much of each pixel is covered by a line of text, its dots `dot` pixels wide."""
   bits = np.zeros((9, 6 * len(words) + 1), np.float32)
   for i, letter in enumerate(words):
@@ -196,7 +207,7 @@ def text(x: np.ndarray, y: np.ndarray, words: str, dot: float) -> np.ndarray:
   u = np.clip(x * np.float32(1 / dot) + np.float32((w - 1) / 2), 0, w - 1.001)
   v = np.clip(y * np.float32(1 / dot) + np.float32((h - 1) / 2), 0, h - 1.001)
   i, j = v.astype(np.int32), u.astype(np.int32)
-  fi, fj = v - i, u - j
+  fi, fj = v - i.astype(np.float32), u - j.astype(np.float32)  # with int32 it would be float64
   top = bits[i, j] + fj * (bits[i, j + 1] - bits[i, j])
   low = bits[i + 1, j] + fj * (bits[i + 1, j + 1] - bits[i + 1, j])
   return smooth((top + fi * (low - top)) * 2 - np.float32(0.5))
@@ -205,35 +216,32 @@ def text(x: np.ndarray, y: np.ndarray, words: str, dot: float) -> np.ndarray:
 class Camera(NamedTuple):
   """One exposure: the light over the picture and the sensor's grain."""
 
-  light: np.ndarray  # [3,h,w]
-  blur: float
-  grain: np.ndarray  # [h,w] in 1/255
+  light: np.ndarray  # [h,w]
+  tint: np.ndarray  # [3]
+  blur: Real
+  grain: np.ndarray  # [h,w] in 1/255, and the half that rounds
 
 
 def camera(rng: np.random.Generator) -> Camera:
   """Returns an exposure of its own brightness, slant and colour of light, sharpness and grain."""
   level, slant = rng.uniform(0.84, 1.14), rng.uniform(-0.12, 0.12, 2)
-  tint = np.asarray(rng.uniform(0.96, 1.04, 3), np.float32)
+  tint = np.asarray(rng.uniform(0.975, 1.025, 3), np.float32)
   ramp = np.linspace(-1, 1, SIZE, dtype=np.float32)
   flat = np.float32(level) + np.float32(slant[0]) * ramp[:, None] + np.float32(slant[1]) * ramp
   flat = flat - np.float32(0.05) * (ramp * ramp)[:, None] - np.float32(0.05) * ramp * ramp
   dots = rng.integers(0, 256, (2, SIZE, SIZE), np.uint8).astype(np.float32)
   grain = (dots[0] + dots[1] - 255) * np.float32(rng.uniform(0.009, 0.02))
-  return Camera(tint[:, None, None] * flat, rng.uniform(0.1, 0.24), grain)
+  return Camera(flat, tint, rng.uniform(0.1, 0.24), grain + np.float32(0.5))
 
 
 def expose(canvas: np.ndarray, cam: Camera) -> np.ndarray:
   """Returns the picture [h,w,3] uint8 that a camera takes of a canvas."""
-  lit = canvas * cam.light
-  for a in (lit, lit.swapaxes(1, 2)):
-    a[:, 1:-1] += np.float32(cam.blur) * (a[:, :-2] + a[:, 2:] - 2 * a[:, 1:-1])
-  lit *= 255
-  lit += cam.grain + np.float32(0.5)
-  return np.clip(lit, 0, 255, out=lit).astype(np.uint8).transpose(1, 2, 0)
-
-
-def png(pixels: np.ndarray) -> bytes:
-  """Returns pixels as PNG bytes."""
-  out = io.BytesIO()
-  Image.fromarray(np.ascontiguousarray(pixels)).save(out, "PNG", compress_level=1)
-  return out.getvalue()
+  image = np.empty((SIZE, SIZE, 3), np.uint8)
+  for i, plane in enumerate(canvas):  # a plane at a time stays in the processor's cache
+    lit = plane * cam.light
+    lit *= cam.tint[i] * 255
+    for a in (lit, lit.T):
+      a[1:-1] += np.float32(cam.blur) * (a[:-2] + a[2:] - 2 * a[1:-1])
+    lit += cam.grain
+    image[:, :, i] = np.clip(lit, 0, 255, out=lit)
+  return image

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from imiad_jax.datasets.synthetic.draw import (
   Frame,
+  Real,
   Turn,
   Window,
   bevel,
@@ -26,10 +27,10 @@ class Part(NamedTuple):
   """A part of some kind at a place of the object."""
 
   kind: str  # a key of KINDS
-  x: float
-  y: float
+  x: Real
+  y: Real
   turn: Turn
-  tone: float  # 0..1: how this one differs from others of its kind
+  tone: Real  # 0..1: how this one differs from others of its kind
 
 
 def draw(canvas: np.ndarray, f: Frame, part: Part) -> None:
@@ -166,7 +167,7 @@ def _can(canvas: Pixels, win: Window, x: Pixels, y: Pixels, tone: np.float32) ->
 
 
 # kind -> how far it reaches from its centre, and what draws it
-KINDS: dict[str, tuple[float, Callable[[Pixels, Window, Pixels, Pixels, np.float32], None]]] = {
+KINDS: dict[str, tuple[Real, Callable[[Pixels, Window, Pixels, Pixels, np.float32], None]]] = {
   "bolt": (20, _bolt),
   "nut": (24, _nut),
   "washer": (24, _washer),

@@ -6,7 +6,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from imiad_jax.datasets import common
 from imiad_jax.datasets.common import Example
-from imiad_jax.datasets.synthetic import defects, draw
+from imiad_jax.datasets.common.pictures import png
+from imiad_jax.datasets.synthetic import defects
 
 TRAIN, TEST, DEFECTS = 60, 20, 5  # good pictures to learn and to test, pictures a kind of defect
 
@@ -43,8 +44,8 @@ def example(category: str, split: str, kind: str, number: int) -> Example:
 
 
 def _image(*at) -> bytes:
-  return draw.png(defects.picture(*at)[0])
+  return png(defects.picture(*at)[0])
 
 
 def _mask(*at) -> bytes:
-  return draw.png(defects.picture(*at)[1])
+  return png(defects.picture(*at)[1])

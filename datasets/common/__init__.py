@@ -17,7 +17,7 @@ import tempfile
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,12 +25,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
-from PIL import Image
+from imiad_jax.datasets.common import pictures
+from imiad_jax.datasets.common.pictures import Source, where
 
 from imiad_jax import plugins
 from imiad_jax.errors import UserError
 
-Source = Path | bytes | Callable[[], bytes]  # a file, its bytes, or what draws them when asked
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COLUMNS = ("name", "category", "split", "kind", "label")
 
@@ -112,7 +112,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self, examples: list[Example]) -> Iterator[tuple[str, dict]]:
     black = []
     for e in examples:
-      image, mask, defective = encode(e)
+      image, mask, defective = pictures.encode(e.name, e.image, e.mask)
       if e.label and not defective:
         black.append(e.name)
       yield (
@@ -174,10 +174,10 @@ def checked(builder: type[Builder], examples: list[Example]) -> list[Example]:
       except (OSError, UnicodeError) as error:
         raise UserError(f"{e.name!a} cannot be read: {error}. Repair or remove it.") from error
       if empty:
-        raise UserError(f'"{_where(source, e.name)}" is an empty file. Copy it again or remove it.')
+        raise UserError(f'"{where(source, e.name)}" is an empty file. Copy it again or remove it.')
     if e.label and e.mask is None:
       raise UserError(
-        f'"{_where(e.image, e.name)}" shows a defect ("{e.kind}") but has no mask. Expected: '
+        f'"{where(e.image, e.name)}" shows a defect ("{e.kind}") but has no mask. Expected: '
         "one mask per defective image. Add the mask or remove the image."
       )
   name, times = next(iter(Counter(e.name for e in examples).most_common(1)), ("", 0))
@@ -192,44 +192,6 @@ def checked(builder: type[Builder], examples: list[Example]) -> list[Example]:
   if all(e.split != "test" for e in examples):
     raise UserError(f'Data set "{builder.name}" has no test images: nothing could be measured.')
   return sorted(examples, key=lambda e: (e.split != "train", e.name))
-
-
-def encode(example: Example) -> tuple[bytes, bytes, bool]:
-  """Returns an image as RGB, its mask as one channel of 0/255, and whether the mask has a region.
-
-  Raises UserError, naming the file, when one cannot be decoded or their sizes differ.
-  """
-  with _decoded(example.image, example.name) as (data, picture):
-    image = data if _is_plain(data, picture) else _png(to_rgb(picture))
-    shape = picture.size
-  if example.mask is None:
-    return image, _blank(shape), False
-  with _decoded(example.mask, f"the mask of {example.name}") as (_, picture):
-    if picture.size != shape:
-      raise UserError(
-        f'The mask "{_where(example.mask, example.name)}" is {_times(picture.size)} pixels, its '
-        f'image "{example.name}" {_times(shape)}. Expected: one size. Repair or remove the pair.'
-      )
-    region = to_mask(picture)
-  return image, _png(region), bool(region.any())
-
-
-def to_rgb(picture: Image.Image) -> np.ndarray:
-  """Returns [h,w,3] uint8 of a picture in any mode; 16 bits become 8, alpha is dropped."""
-  if picture.mode.startswith("I"):
-    grey = np.clip(np.asarray(picture), 0, 65535) >> 8
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-  if picture.mode == "F":
-    raise ValueError("pixels are floating-point numbers; expected 8 or 16 bits")
-  return np.asarray(picture.convert("RGB"))
-
-
-def to_mask(picture: Image.Image) -> np.ndarray:
-  """Returns [h,w] uint8, 255 where any channel but alpha (or the palette's index) is above 0."""
-  values = np.asarray(picture)
-  if values.ndim == 3:
-    values = values[..., : 1 if picture.mode in ("LA", "PA") else 3].max(axis=-1)
-  return np.where(values > 0, 255, 0).astype(np.uint8)
 
 
 def prepare(name: str, data_dir: str | None, prepared_dir: str) -> Builder:
@@ -248,7 +210,8 @@ def prepare(name: str, data_dir: str | None, prepared_dir: str) -> Builder:
     return builder
   _check_writable(home.parent, sum(max(size(s), 0) for e in examples for s in (e.image, e.mask)))
   with open(home.with_name(f".{home.name}.lock"), "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # a process that is killed gives it back
+    with contextlib.suppress(OSError):  # some network disks have no locks: then be alone
+      fcntl.flock(lock, fcntl.LOCK_EX)  # a process that is killed gives it back
     builder = cls(data_dir=home)  # again: another process may have built it meanwhile
     if not _is_ready(builder):
       shutil.rmtree(home, ignore_errors=True)  # what a killed process left
@@ -276,21 +239,24 @@ def _build(builder: Builder, examples: list[Example], root: Path | None) -> None
   start = time.monotonic()
   builder.listing = examples
   tfds.display_progress_bar(sys.stderr.isatty())
+  home = Path(builder.data_dir_root)
   try:
+    home.mkdir(parents=True)
     with (
       contextlib.redirect_stdout(io.StringIO()),  # TFDS prints its own two lines
-      tempfile.TemporaryDirectory() as unused,
+      tempfile.TemporaryDirectory(dir=home) as unused,
     ):
       config = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
       builder.download_and_prepare(download_dir=unused, download_config=config)
   except BaseException as error:
-    shutil.rmtree(builder.data_dir_root, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
     if not isinstance(error, OSError):
       raise
-    raise UserError(f'"{builder.data_dir}" could not be written: {error}. Free space?') from error
+    raise UserError(
+      f'"{home}" could not be written: {error}. Free some space or give another prepared_dir.'
+    ) from error
   seconds = time.monotonic() - start
-  where = builder.data_dir
-  logging.info("Built %s: %d images in %.1f s, %s", builder.name, len(examples), seconds, where)
+  logging.info("Built %s: %d images in %.1f s in %s", builder.name, len(examples), seconds, home)
 
 
 def _is_ready(builder: Builder) -> bool:
@@ -316,49 +282,3 @@ def _check_writable(folder: Path, needed: int) -> None:
       f'"{folder}" has {free >> 20} MB left and about {needed >> 20} MB are needed. '
       "Free some or give another prepared_dir."
     )
-
-
-@contextlib.contextmanager
-def _decoded(source: Source, name: str) -> Iterator[tuple[bytes, Image.Image]]:
-  """Yields a source's bytes and its decoded picture; any failure names the file."""
-  drawn = source() if callable(source) else source  # an error of ours in there stays one
-  try:
-    data = drawn.read_bytes() if isinstance(drawn, Path) else drawn
-    with Image.open(io.BytesIO(data)) as picture:
-      picture.load()
-      yield data, picture
-  except UserError:
-    raise
-  except Exception as error:  # decoders raise anything: OSError, SyntaxError, zlib.error, ...
-    raise UserError(
-      f'"{_where(source, name)}" is not a readable image: {error}. Copy it again or remove it.'
-    ) from error
-
-
-def _where(source: Source | None, name: str) -> str:
-  return str(source) if isinstance(source, Path) else name
-
-
-def _times(shape: tuple[int, int]) -> str:
-  return f"{shape[0]} x {shape[1]}"
-
-
-def _is_plain(data: bytes, picture: Image.Image) -> bool:
-  """Whether every decoder reads these bytes as the same 8-bit RGB, so that they may stay."""
-  if picture.mode != "RGB" or "transparency" in picture.info:
-    return False
-  if picture.format == "PNG":
-    return data[24:26] == b"\x08\x02"  # 8 bits, RGB; Pillow silently halves 16 bits
-  return picture.format == "JPEG" and picture.getexif().get(0x0112, 1) == 1  # not to be turned
-
-
-def _png(pixels: np.ndarray) -> bytes:
-  out = io.BytesIO()
-  Image.fromarray(pixels).save(out, "PNG", compress_level=1)
-  return out.getvalue()
-
-
-@functools.lru_cache(maxsize=16)
-def _blank(shape: tuple[int, int]) -> bytes:
-  """Returns the mask of a good image, all zero, of (width, height)."""
-  return _png(np.zeros(shape[::-1], np.uint8))
