@@ -206,19 +206,24 @@ def _with(rng: Rng, kind: str, category: Category, f: Frame, plan: Plan, scene: 
   return canvas
 
 
+def chances(category: str, split: str, kind: str, number: int, seed: int) -> list[Rng]:
+  """Returns the four generators of a picture: of its pose, plan, camera and defect."""
+  words = zlib.crc32(f"{category}/{split}/{kind}".encode())
+  return [np.random.default_rng(s) for s in np.random.SeedSequence([seed, words, number]).spawn(4)]
+
+
 @functools.lru_cache(maxsize=2)
 def picture(category: str, split: str, kind: str, number: int, seed: int = 0):
   """Draws one example: (image [h,w,3] uint8, mask [h,w] bool, the same piece without defect)."""
-  words = zlib.crc32(f"{category}/{split}/{kind}".encode())
-  rngs = [np.random.default_rng(s) for s in np.random.SeedSequence([seed, words, number]).spawn(4)]
+  for_pose, for_plan, for_camera, for_defect = chances(category, split, kind, number, seed)
   kit = KINDS[category]
-  f, plan, camera = kit.pose(rngs[0]), kit.plan(rngs[1]), draw.camera(rngs[2])
+  f, plan, camera = kit.pose(for_pose), kit.plan(for_plan), draw.camera(for_camera)
   scene = kit.paint(f, plan)
   good = draw.expose(scene.canvas, camera)
   if kind == "good":
     return good, np.zeros(good.shape[:2], bool), good
   for _ in range(50):
-    image = draw.expose(_with(rngs[3], kind, kit, f, plan, scene), camera)
+    image = draw.expose(_with(for_defect, kind, kit, f, plan, scene), camera)
     change = np.abs(image.astype(np.int16) - good).max(axis=-1)
     mask = change >= LEAST
     if AREA[0] <= mask.mean() <= AREA[1]:
