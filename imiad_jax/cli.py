@@ -1,5 +1,6 @@
 """How the commands start, and how a user's mistake ends: one sentence and exit code 2."""
 
+import logging
 import sys
 from collections.abc import Callable
 
@@ -10,11 +11,22 @@ from imiad_jax.errors import UserError
 
 def run(program: Callable[[list[str]], None]) -> None:
   """Parses the flags and runs a command's main function."""
+  _log()
   try:
     app.run(program, flags_parser=_parse)
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(2)
+
+
+def _log() -> None:
+  """Shows the package's own progress on stderr; the libraries' only where they warn."""
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+  ours = logging.getLogger("imiad_jax")
+  ours.addHandler(handler)
+  ours.setLevel(logging.INFO)
+  ours.propagate = False
 
 
 def _parse(argv: list[str]) -> list[str]:

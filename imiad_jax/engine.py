@@ -6,6 +6,7 @@ the unsupervised setting is the case of one task.
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from imiad_jax import features, metrics, parallel, plugins
 from imiad_jax.errors import UserError
 from imiad_jax.types import Batch, Index, Method, Run, Scores, Spec, State, Task
+
+_LOG = logging.getLogger(__name__)
 
 Data = dict[str, Any]  # "image" [n,h,w,3] uint8 and "features" {stage: [n,h',w',c]}
 
@@ -155,7 +157,7 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
     jax.block_until_ready(state)
     learnt = time.perf_counter()
     said = "".join(f", {k} {v:.3g}" for k, v in logs.items())
-    logging.info(
+    _LOG.info(
       "task %d/%d %s: learnt %d images in %.1f s%s",
       *(i + 1, len(tasks), task.name, len(task.train), learnt - fetched, said),
     )

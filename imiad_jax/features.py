@@ -5,6 +5,7 @@ every setting, seed and method that shares a backbone: they are kept here, on th
 """
 
 import functools
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Int
 
 from imiad_jax import data, parallel, plugins
 from imiad_jax.types import Index
+
+_LOG = logging.getLogger(__name__)
 
 
 class Backbone(NamedTuple):
@@ -105,10 +107,10 @@ class Store:
     missing = tuple(s for s in stages if s not in kept)
     if missing:
       images = self._pixels(category, size).image
-      logging.info("features: %s of %d images of %s", "+".join(missing), len(images), category)
+      _LOG.info("features: %s of %d images of %s", "+".join(missing), len(images), category)
       kept.update(_extractor(name, missing)(backbone(name).params, images))
     elif stages:
-      logging.info("features: cached for %s", category)
+      _LOG.info("features: cached for %s", category)
     self._use(key)
     return tuple(kept[stage] for stage in stages)
 

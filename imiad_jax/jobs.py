@@ -1,5 +1,6 @@
 """From a config to its runs, and from each run that is not done to its line of results."""
 
+import logging
 import os
 import pathlib
 import platform
@@ -12,11 +13,12 @@ from typing import Any
 
 import jax
 import ml_collections
-from absl import logging
 
 from imiad_jax import cache, data, engine, features, gallery, metrics, plugins, records, tables
 from imiad_jax.errors import UserError
 from imiad_jax.types import Index, Run
+
+_LOG = logging.getLogger(__name__)
 
 _LIBRARIES = ("imiad_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
@@ -44,10 +46,10 @@ def do(config: ml_collections.ConfigDict) -> None:
   store = features.Store(index, source)
   runs = expand(config, index)
   todo = [r for r in runs if not records.done(*_place(config.results, r, versions))]
-  logging.info("%d of %d runs are done already", len(runs) - len(todo), len(runs))
+  _LOG.info("%d of %d runs are done already", len(runs) - len(todo), len(runs))
   failed = 0
   for i, run in enumerate(todo):
-    logging.info("run %d/%d: %s", i + 1, len(todo), "+".join(run.categories))
+    _LOG.info("run %d/%d: %s", i + 1, len(todo), "+".join(run.categories))
     failed += not _one(run, store, versions, config)
   if not todo:
     print("Nothing to do: every run of this config has its line of results already.\n")
@@ -95,7 +97,7 @@ def _one(
       outcomes = [o for o in outcomes if o.learnt == outcome.learnt] + [outcome]
     record["rows"] = rows
   except engine.Failed as e:
-    logging.error("failed: %s", e)
+    _LOG.error("failed: %s", e)
     record["error"] = str(e)
   record |= {
     "seconds": round(time.perf_counter() - began, 2),
