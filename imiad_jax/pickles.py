@@ -6,7 +6,8 @@ it calls none of them. What it finds wrong is a ValueError, IndexError, KeyError
 """
 
 import pickletools
-from typing import Any, BinaryIO, NamedTuple
+from io import BytesIO
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ class Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-def follow(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
+def follow(stream: BytesIO, storages: dict[str, Storage]) -> Any:
   """Returns what one pickle builds, reading to its STOP; notes the storages it refers to."""
   stack: list[Any] = []
   marks: list[int] = []
@@ -111,6 +112,13 @@ def follow(stream: BinaryIO, storages: dict[str, Storage]) -> Any:
         raise ValueError(f"its pickle has the opcode {other}, which no state dict needs")
 
 
+def sizes(values: Any) -> tuple[int, ...]:
+  """Returns a file's claim of sizes as a tuple; raises ValueError unless all are integers >= 0."""
+  if not all(type(value) is int and value >= 0 for value in values):
+    raise ValueError("it has a size that is no number, or below zero")
+  return tuple(values)
+
+
 def _global(module: str, name: str) -> Global:
   if f"{module}.{name}" not in _GLOBALS:
     raise ValueError(f"its pickle asks for the global {module}.{name}, which was refused")
@@ -130,7 +138,7 @@ def _storage(identity: Any, storages: dict[str, Storage]) -> Storage:
   kind, of, key, _, count, *view = identity
   if kind != "storage" or not isinstance(key, str) or any(v is not None for v in view):
     raise ValueError("its pickle has a persistent id of an unknown kind")
-  storage = Storage(key, _STORAGES[of.name], count)
+  storage = Storage(key, _STORAGES[of.name], sizes([count])[0])
   if storages.setdefault(key, storage) != storage:
     raise ValueError(f"the storage {key} is described in two ways")
   return storage
@@ -140,7 +148,8 @@ def _rebuild(function: Any, arguments: Any) -> Any:
   if function == Global(_DICT) and not arguments:
     return {}
   if function == Global(_TENSOR):
-    return Tensor(*arguments[:4])
+    storage, offset, shape, strides = arguments[:4]
+    return Tensor(storage, sizes([offset])[0], sizes(shape), sizes(strides))
   if function == Global(_PARAMETER) and isinstance(arguments[0], Tensor):
     return arguments[0]
   raise ValueError("its pickle calls something in a way no state dict needs")

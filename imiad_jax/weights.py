@@ -155,13 +155,11 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
   header.pop("__metadata__", None)
   state = {}
   for name, entry in header.items():
-    dtype, shape = _SAFETENSORS.get(entry["dtype"]), tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
+    dtype, shape = _SAFETENSORS.get(entry["dtype"]), pickles.sizes(entry["shape"])
+    begin, end = pickles.sizes(entry["data_offsets"])
     if dtype is None:
       raise ValueError(f"{name} has the unknown type {entry['dtype']}")
-    if (
-      not 0 <= begin <= end <= len(data) - start or math.prod(shape) * dtype.itemsize != end - begin
-    ):
+    if not begin <= end <= len(data) - start or math.prod(shape) * dtype.itemsize != end - begin:
       raise ValueError(f"the bytes of {name} do not fit its shape {shape} or the file")
     state[name] = np.ndarray(shape, dtype, memoryview(data)[start + begin : start + end])
   return state
