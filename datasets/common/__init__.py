@@ -250,7 +250,8 @@ def _build(builder: Builder, examples: list[Example], root: Path | None) -> None
       builder.download_and_prepare(download_dir=unused, download_config=config)
   except BaseException as error:
     shutil.rmtree(home, ignore_errors=True)
-    if not isinstance(error, OSError):
+    full = "No space left" in str(error) or "quota exceeded" in str(error)  # array_record's own
+    if not full and not isinstance(error, OSError):
       raise
     raise UserError(
       f'"{home}" could not be written: {error}. Free some space or give another prepared_dir.'

@@ -10,8 +10,8 @@ from imiad_jax.datasets.synthetic.categories import (
   Plan,
   Rng,
   Scene,
-  _pose,
-  _whole,
+  upright,
+  whole,
 )
 from imiad_jax.datasets.synthetic.draw import (
   Frame,
@@ -96,7 +96,7 @@ def paint_circuit(f: Frame, plan: Plan) -> Scene:
     parts.footprint(canvas, f, Part(kind, x, y, (0, 1) if across else (1, 0), 0))
   for part in plan.parts:
     parts.draw(canvas, f, part)
-  return Scene(canvas, _whole(f))
+  return Scene(canvas, whole())
 
 
 ROWS = ("nut", "washer", "lid", "screw")
@@ -133,10 +133,10 @@ def paint_tray(f: Frame, plan: Plan) -> Scene:
   blend(canvas, ALL, inside(d, 4), floor)
   for part in plan.parts:
     parts.draw(canvas, f, part)
-  return Scene(canvas, _whole(f))
+  return Scene(canvas, whole())
 
 
 ASSEMBLIES: dict[str, Category] = {
-  "circuit": Category(_pose(0.025, 0.03, 5), plan_circuit, paint_circuit),
-  "tray": Category(_pose(0.025, 0.03, 5), plan_tray, paint_tray),
+  "circuit": Category(upright(0.025, 0.03, 5), plan_circuit, paint_circuit),
+  "tray": Category(upright(0.025, 0.03, 5), plan_tray, paint_tray),
 }

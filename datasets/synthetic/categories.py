@@ -63,7 +63,7 @@ class Category(NamedTuple):
   paint: Callable[[Frame, Plan], Scene]
 
 
-def _pose(turn: Real, zoom: Real, shift: Real) -> Callable[[Rng], Frame]:
+def upright(turn: Real, zoom: Real, shift: Real) -> Callable[[Rng], Frame]:
   """Returns a pose that varies by these amounts around upright, life-size and central."""
 
   def pose(rng: Rng) -> Frame:
@@ -73,9 +73,8 @@ def _pose(turn: Real, zoom: Real, shift: Real) -> Callable[[Rng], Frame]:
   return pose
 
 
-def _whole(f: Frame) -> np.ndarray:
+def whole() -> np.ndarray:
   """Returns the depth of an object that fills the picture: the distance to the picture's edge."""
-  del f
   ramp = np.arange(SIZE, dtype=np.float32)
   ramp = np.minimum(ramp, SIZE - 1 - ramp)
   return np.minimum(ramp[:, None], ramp)
@@ -115,7 +114,7 @@ def paint_woven(f: Frame, plan: Plan) -> Scene:
   light *= 1 + np.where(warp, k["tones"][0][number], k["tones"][1][number])
   base = np.asarray([[0.70, 0.66, 0.58], [0.36, 0.42, 0.52]]) + k["hue"]
   canvas = np.where(warp, *(colours(c, light) for c in base))
-  return Scene(canvas, _whole(f))
+  return Scene(canvas, whole())
 
 
 def plan_plate(rng: Rng) -> Plan:
@@ -154,7 +153,8 @@ def paint_plate(f: Frame, plan: Plan) -> Scene:
     d, 5, 1.5
   )
   blend(canvas, ALL, inside(d), colours((1.0, 1.01, 1.03), light))
-  win, x, y = f.place(*k["bore"] + (0, -22), (1, 0), 32)
+  bore_x, bore_y = k["bore"]
+  win, x, y = f.place(bore_x, bore_y - 22, (1, 0), 32)
   r = length(x, y)
   blend(canvas, win, inside(r - 25), colours((0.66, 0.66, 0.68), bevel(24 - r, 5, 1.5)))
   blend(canvas, win, inside(r - 20), colours((0.08, 0.08, 0.09), 1 + smooth(y * np.float32(0.05))))
@@ -270,7 +270,7 @@ def paint_capsule(f: Frame, plan: Plan) -> Scene:
 
 CATEGORIES: dict[str, Category] = {
   "bottle": Category(pose_bottle, plan_bottle, paint_bottle),
-  "capsule": Category(_pose(0.14, 0.05, 7), plan_capsule, paint_capsule),
-  "plate": Category(_pose(0.035, 0.03, 5), plan_plate, paint_plate),
-  "woven": Category(_pose(0.05, 0.04, 4), plan_woven, paint_woven),
+  "capsule": Category(upright(0.14, 0.05, 7), plan_capsule, paint_capsule),
+  "plate": Category(upright(0.035, 0.03, 5), plan_plate, paint_plate),
+  "woven": Category(upright(0.05, 0.04, 4), plan_woven, paint_woven),
 }

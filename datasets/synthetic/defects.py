@@ -27,7 +27,7 @@ from imiad_jax.datasets.synthetic.draw import (
   smooth,
 )
 
-KINDS: dict[str, Category] = {**CATEGORIES, **ASSEMBLIES}
+OBJECTS: dict[str, Category] = {**CATEGORIES, **ASSEMBLIES}
 LEAST = 4  # a pixel belongs to the mask when a channel changes by this much, of 255
 AREA = (0.0005, 0.15)  # of the picture; a defect outside is drawn anew
 Spot = tuple[Real, Real]  # x, y in the picture
@@ -55,8 +55,8 @@ def pixels(win: Window) -> tuple[np.ndarray, np.ndarray]:
 def walk(rng: Rng, start: Spot, steps: int, stride: Real, wander: Real) -> list[Spot]:
   """Returns the corners of a line that leaves `start` in any direction and turns a little."""
   c, s = draw.any_turn(rng)
-  x, y = float(start[0]), float(start[1])
-  line = [(x, y)]
+  x, y = start
+  line: list[Spot] = [start]
   for _ in range(steps):
     tc, ts = draw.turned(rng.uniform(-wander, wander))
     c, s = c * tc - s * ts, s * tc + c * ts
@@ -216,7 +216,7 @@ def chances(category: str, split: str, kind: str, number: int, seed: int) -> lis
 def picture(category: str, split: str, kind: str, number: int, seed: int = 0):
   """Draws one example: (image [h,w,3] uint8, mask [h,w] bool, the same piece without defect)."""
   for_pose, for_plan, for_camera, for_defect = chances(category, split, kind, number, seed)
-  kit = KINDS[category]
+  kit = OBJECTS[category]
   f, plan, camera = kit.pose(for_pose), kit.plan(for_plan), draw.camera(for_camera)
   scene = kit.paint(f, plan)
   good = draw.expose(scene.canvas, camera)

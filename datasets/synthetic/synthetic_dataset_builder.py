@@ -17,7 +17,7 @@ class Builder(common.Builder):
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
-  CATEGORIES = tuple(sorted(defects.KINDS))
+  CATEGORIES = tuple(sorted(defects.OBJECTS))
 
   @classmethod
   def examples(cls, root: Path | None) -> list[Example]:
