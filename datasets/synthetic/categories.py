@@ -86,9 +86,9 @@ def plan_woven(rng: Rng) -> Plan:
     {
       "pitch": rng.uniform(6.4, 7.2),
       "phase": rng.uniform(0, 4, 2),
-      "drift": np.stack([noise(rng, 5, 5), noise(rng, 5, 5)]) * np.float32(2.4),
-      "tones": (rng.random((2, 64), np.float32) - np.float32(0.5)) * np.float32(0.16),
-      "fuzz": noise(rng, 96, 96) * np.float32(0.05) + noise(rng, 7, 7) * np.float32(0.05),
+      "drift": np.stack([noise(rng, 5, 5), noise(rng, 5, 5)]) * np.float32(1.8),
+      "tones": (rng.random((2, 64), np.float32) - np.float32(0.5)) * np.float32(0.07),
+      "fuzz": noise(rng, 96, 96) * np.float32(0.03) + noise(rng, 7, 7) * np.float32(0.03),
       "hue": rng.uniform(-0.02, 0.02, (2, 3)),
     }
   )
@@ -108,11 +108,11 @@ def paint_woven(f: Frame, plan: Plan) -> Scene:
   across = np.where(warp, fa, fb)
   along = np.where(warp, along_warp - 1, along_weft - 3)
   round_ = (1 - 4 * across * across) * (np.float32(0.55) + np.float32(0.45) * (1 - along * along))
-  light = np.float32(0.52) + np.float32(0.5) * round_ - np.float32(0.22) * across
+  light = np.float32(0.66) + np.float32(0.34) * round_ - np.float32(0.14) * across
   light += np.float32(0.05) * wave(across * np.float32(1.5) + along * np.float32(1.25)) + k["fuzz"]
   number = np.where(warp, i, j).astype(np.int32) % 64
   light *= 1 + np.where(warp, k["tones"][0][number], k["tones"][1][number])
-  base = np.asarray([[0.70, 0.66, 0.58], [0.36, 0.42, 0.52]]) + k["hue"]
+  base = np.asarray([[0.68, 0.65, 0.59], [0.50, 0.54, 0.60]]) + k["hue"]
   canvas = np.where(warp, *(colours(c, light) for c in base))
   return Scene(canvas, whole())
 
