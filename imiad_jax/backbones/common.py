@@ -216,7 +216,7 @@ class Conv(nn.Module):
     """Returns the convolution of x."""
     channels = 1 if self.depthwise else x.shape[-1]
     shape = (self.size, self.size, channels, self.features)
-    kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+    kernel = jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
     bias = self.param("bias", nn.initializers.zeros, (self.features,))
     if self.depthwise:
       return depthwise(x, kernel, self.stride) + bias
