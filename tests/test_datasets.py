@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import layouts
 import numpy as np
 import pytest
 from imiad_jax.datasets import common
@@ -22,6 +21,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from imiad_jax.errors import UserError
+from tests import layouts
 
 SIX = ("bottle", "capsule", "circuit", "plate", "tray", "woven")
 CRACK = "MT_Crack/Imgs"
