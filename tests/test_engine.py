@@ -1,0 +1,190 @@
+"""The loops keep test data away from learning, and give the same numbers however they are cut."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imiad_jax import config, engine, plugins
+from imiad_jax.errors import UserError
+from imiad_jax.types import Method, Run, Scores
+from tests import pictures
+
+SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
+
+
+def spy(monkeypatch, score=None, epochs=1, seen=None):
+  """Replaces a method by one that adds up what it is given."""
+
+  def update(state, batch):
+    if seen is not None:
+      jax.debug.callback(
+        lambda *x: seen.append(x), batch.image, batch.row, batch.valid, batch.label
+      )
+    return state + jnp.sum(batch.image * batch.valid[:, None, None, None]), {}
+
+  def mean(state, batch):
+    return Scores(jnp.mean(batch.image, (1, 2, 3)) + 0 * state, None)
+
+  def factory(**kw):
+    del kw
+    init = lambda key, spec, pretrained: jnp.float32(0)  # noqa: E731
+    finish = lambda state: state  # noqa: E731
+    return Method(
+      init, update, finish, score or mean, "efficientnet_lite0", (), 16, batch=4, epochs=epochs
+    )
+
+  monkeypatch.setattr(SEEN + ".Model", factory)
+  engine._build.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+  yield
+  engine._build.cache_clear()
+
+
+def run(store, setting="unsupervised", categories=("c0",), seed=0):
+  what = Run("pictures", categories, setting, {}, "padim", {}, seed)
+  return list(engine.run(what, store))
+
+
+def test_every_training_row_is_learnt_once_an_epoch_and_nothing_else(monkeypatch):
+  seen = []
+  spy(monkeypatch, epochs=3, seen=seen)
+  store = pictures.Store(train=10)
+  run(store)
+  jax.effects_barrier()
+  train = store.pixels(store.index.rows("c0", "train"), 16).image / np.float32(255)
+  rows = np.concatenate([r[v] for _, r, v, _ in seen])
+  assert sorted(rows) == sorted(list(range(10)) * 3)
+  assert len(seen) == 9  # three batches of four for ten rows, each epoch
+  for image, row, valid, label in seen:
+    np.testing.assert_allclose(image[valid], train[row[valid]], atol=1e-6)
+    assert (row[~valid] == engine.bucket(10)).all() and (label[valid] == 0).all()
+  orders = [tuple(np.concatenate([r[v] for _, r, v, _ in seen[k : k + 3]])) for k in (0, 3, 6)]
+  assert len(set(orders)) == 3  # shuffled anew
+
+
+def test_a_marked_test_image_never_reaches_update(monkeypatch):
+  seen = []
+  spy(monkeypatch, epochs=2, seen=seen)
+  store = pictures.Store(tasks=2)
+  marker = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+  draw = store._draw
+
+  def planted(row, size):
+    image, region = draw(row, size)
+    return (marker, region) if store.index.split[row] == "test" else (image, region)
+
+  store._draw = planted
+  outcomes = run(store, "continual", ("c0", "c1"))
+  jax.effects_barrier()
+  assert seen and outcomes
+  learnt = np.concatenate([image for image, *_ in seen])
+  assert not (np.abs(learnt - marker / np.float32(255)).max(axis=(1, 2, 3)) < 1e-3).any()
+  np.testing.assert_allclose(outcomes[0].scores.image, marker.mean() / 255, rtol=1e-5)
+
+
+def test_scoring_is_told_nothing(monkeypatch):
+  def score(state, batch):
+    return Scores(batch.label + batch.row + jnp.mean(batch.image, (1, 2, 3)) + 0 * state, None)
+
+  spy(monkeypatch, score)
+  store = pictures.Store()
+  (outcome,) = run(store)
+  mean = store.pixels(outcome.task.test, 16).image.mean(axis=(1, 2, 3)) / 255
+  np.testing.assert_allclose(outcome.scores.image, mean - 2, rtol=1e-4)
+
+
+def test_scores_that_are_not_finite_end_the_run(monkeypatch):
+  def score(state, batch):
+    return Scores(jnp.mean(batch.image, (1, 2, 3)) / state * jnp.nan, None)
+
+  spy(monkeypatch, score)
+  with pytest.raises(engine.Failed, match="image scores of 10 of 10 images of c0 are not finite"):
+    run(pictures.Store())
+
+
+def test_order_depends_on_the_seed_alone(monkeypatch):
+  orders = {}
+  for seed, again in [(0, 0), (0, 1), (1, 0)]:
+    seen = []
+    spy(monkeypatch, seen=seen)
+    run(pictures.Store(), seed=seed)
+    jax.effects_barrier()
+    orders[seed, again] = [r[v].tolist() for _, r, v, _ in seen]
+  assert orders[0, 0] == orders[0, 1] != orders[1, 0]
+
+
+def test_anomalous_images_without_a_region_count_as_images_only():
+  scores = Scores(np.array([0.0, 1, 2], np.float32), np.zeros((3, 4, 4), np.float32))
+  scores.pixel[1, :2] = scores.pixel[2] = 1  # image 2 is all hot, but where is not known
+  region = np.zeros((3, 4, 4), np.int16)
+  region[1, :2] = 1
+  found = engine.evaluate(scores, np.array([0, 1, 1], np.int32), region)
+  assert found["image_auroc"] == found["pixel_auroc"] == found["pixel_pro"] == 1
+
+
+def test_no_masks_no_pixel_metrics():
+  scores = Scores(np.array([0.0, 1], np.float32), np.zeros((2, 4, 4), np.float32))
+  found = engine.evaluate(scores, np.array([0, 1], np.int32), np.zeros((2, 4, 4), np.int16))
+  assert sorted(found) == ["image_ap", "image_auroc"]
+
+
+@pytest.mark.parametrize("n", range(1, 2000, 37))
+def test_buckets_hold_and_waste_at_most_a_quarter(n):
+  assert n <= engine.bucket(n) <= max(8, 1.25 * n + 1)
+  assert engine.bucket(engine.bucket(n)) == engine.bucket(n)
+
+
+SCRIPT = """
+import jax, json, sys
+from imiad_jax import config, engine, plugins
+from imiad_jax.types import Run
+from tests import pictures
+kw = plugins.resolve("padim", plugins.load("methods", "padim").Model,
+                     config.SMALL["padim"] | {"backbone": "efficientnet_lite0", "size": 64})
+run = Run("pictures", ("c0", "c1"), "continual", {}, "padim", kw, 0)
+out = [o.metrics for o in engine.run(run, pictures.Store(tasks=2))]
+print(json.dumps([jax.device_count(), out]))
+"""
+
+
+def test_four_devices_give_the_numbers_of_one():
+  said = []
+  for count in (1, 4):
+    flags = f"--xla_force_host_platform_device_count={count}"
+    done = subprocess.run(
+      [sys.executable, "-c", SCRIPT],
+      env=os.environ | {"XLA_FLAGS": flags},
+      capture_output=True,
+      text=True,
+      timeout=300,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said.append(json.loads(done.stdout))
+  assert [devices for devices, _ in said] == [1, 4]
+  for one, four in zip(said[0][1], said[1][1], strict=True):
+    assert one.keys() == four.keys()
+    for key in one:
+      assert one[key] == pytest.approx(four[key], abs=1e-6)
+
+
+def test_features_of_an_unknown_stage_are_refused():
+  kw = {"backbone": "efficientnet_lite0", "stages": ["layer2", "layer9"], "size": 32}
+  kw = plugins.resolve("patchcore", plugins.load("methods", "patchcore").Model, kw)
+  what = Run("pictures", ("c0",), "unsupervised", {}, "patchcore", kw, 0)
+  with pytest.raises(UserError, match='no stage of efficientnet_lite0 "layer9"'):
+    list(engine.run(what, pictures.Store()))
+
+
+def test_small_configs_name_hyperparameters_that_exist():
+  for name, kw in config.SMALL.items():
+    plugins.resolve(name, plugins.load("methods", name).Model, kw)
