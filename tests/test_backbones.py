@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 
 from imiad_jax import plugins, weights
-from imiad_jax.backbones import common, efficientnet, resnet
+from imiad_jax.backbones import common, efficientnet, resnet, vit
 from imiad_jax.errors import UserError
 from tests.parity import seeded
 
 PARITY = Path(__file__).parent / "parity"
 LITES = sorted(efficientnet.VARIANTS)
 RESNETS = sorted(resnet.VARIANTS)
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
+VIT = "vit_base_patch16_224"
 
 
 def seeded_state(variant: str) -> dict[str, np.ndarray]:
@@ -71,14 +73,19 @@ def lite0():
   return params, jax.jit(lambda params, image: model.apply({"params": params}, image))
 
 
-def compare(variant: str, params, which: tuple[int, ...]) -> None:
+def vit_state() -> dict[str, np.ndarray]:
+  return {name: seeded.tensor(name, shape) for name, shape in vit._shapes().items()}
+
+
+def compare(variant: str, params, which: tuple[int, ...], shapes=seeded.SHAPES) -> None:
   model = plugins.backbone(variant).Model(variant)
   apply = jax.jit(lambda params, image: model.apply({"params": params}, image))
-  images = seeded.images()
+  images = seeded.images(shapes)
   with np.load(PARITY / f"{plugins.backbone(variant).__name__.split('.')[-1]}.npz") as stored:
     for i in which:
       stages = apply(params, images[i])
-      assert set(stages) == {"stem", *(f"layer{k}" for k in range(1, 5)), "embedding", "logits"}
+      depths = {f"block{k}" for k in (3, 6, 9, 12)} if variant == VIT else set(LAYERS)
+      assert set(stages) == {"stem", *depths, "embedding", "logits"}
       for stage, activation in stages.items():
         wanted = stored[f"{variant}/{i}/{stage}"]
         error = np.abs(seeded.sample(activation) - wanted).max() / np.abs(wanted).max()
@@ -101,12 +108,33 @@ def test_resnet_is_the_original(variant, monkeypatch, tmp_path):
   compare(variant, params, (1, 2) if variant == RESNETS[0] else (2,))
 
 
-@pytest.mark.parametrize("variant", [*LITES, *RESNETS])
+@pytest.mark.parametrize("form", [dict, seeded.google], ids=["timm", "google"])
+def test_vit_is_the_original(form, monkeypatch, tmp_path):
+  (tmp_path / "any.npz").touch()
+  monkeypatch.setattr(weights, "read", lambda _: form(vit_state()))
+  params, _ = vit.load(VIT, str(tmp_path / "any.npz"))
+  compare(VIT, params, (1,) if form is dict else (2,), seeded.PATCHED)
+
+
+def test_vit_refuses_what_it_cannot_take(monkeypatch, tmp_path):
+  image = jax.ShapeDtypeStruct((1, 64, 60, 3), jnp.float32)
+  with pytest.raises(UserError, match="64 x 60"):
+    jax.eval_shape(vit.Model(VIT).init, jax.random.key(0), image)
+  (tmp_path / "any.npz").touch()
+  state = seeded.google(vit_state())
+  del state["Transformer/encoderblock_3/MultiHeadDotProductAttention_1/key/kernel"]
+  monkeypatch.setattr(weights, "read", lambda _: state)
+  with pytest.raises(UserError, match=r"1 missing \(blocks\.3\.attn\.qkv\.weight\)"):
+    vit.load(VIT, str(tmp_path / "any.npz"))
+
+
+@pytest.mark.parametrize("variant", [*LITES, *RESNETS, VIT])
 def test_parameters_are_those_of_the_model(variant, monkeypatch, tmp_path):
   (tmp_path / "any.pth").touch()
   path = None
-  if variant in RESNETS:
-    monkeypatch.setattr(weights, "read", lambda _: seeded_state(variant))
+  if variant not in LITES:
+    state = vit_state() if variant == VIT else seeded_state(variant)
+    monkeypatch.setattr(weights, "read", lambda _: state)
     path = str(tmp_path / "any.pth")
   module = plugins.backbone(variant)
   params, _ = module.load(variant, path)
@@ -115,7 +143,7 @@ def test_parameters_are_those_of_the_model(variant, monkeypatch, tmp_path):
   assert jax.tree.map(lambda a: (a.shape, a.dtype), params) == jax.tree.map(
     lambda a: (a.shape, a.dtype), made
   )
-  assert {"stem", "layer1", "layer2", "layer3", "layer4", "classifier"} <= set(params)
+  assert {"stem", "classifier", *(LAYERS if variant != VIT else ("block1", "norm"))} <= set(params)
   assert all(
     type(leaf) is np.ndarray and leaf.flags.c_contiguous for leaf in jax.tree.leaves(params)
   )
@@ -156,7 +184,7 @@ def test_gradients_are_finite_and_not_zero(lite0):
   params, apply = lite0
   loss = lambda params: jnp.mean(apply(params, seeded.images()[0])["embedding"] ** 2)  # noqa: E731
   gradients = jax.jit(jax.grad(loss))(params)
-  for part in ("stem", "layer1", "layer2", "layer3", "layer4", "head"):
+  for part in ("stem", *LAYERS, "head"):
     norms = [float(jnp.linalg.norm(g)) for g in jax.tree.leaves(gradients[part])]
     assert np.all(np.isfinite(norms)) and max(norms) > 0, part
 
