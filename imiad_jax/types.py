@@ -81,7 +81,7 @@ class Run(NamedTuple):
 
 
 class Index(NamedTuple):
-  """The rows of a data set without their pixels, one column a field, sorted by (split, name)."""
+  """The rows of a data set without their pixels, one column a field: train before test."""
 
   name: np.ndarray  # [n] str: path below the data set's root, unique
   category: np.ndarray  # [n] str

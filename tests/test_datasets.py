@@ -434,10 +434,17 @@ def test_every_mode_becomes_a_mask(mode):
 
 
 @pytest.mark.data
-@pytest.mark.skipif("IMIAD_MTD" not in os.environ, reason="IMIAD_MTD names no folder")
 def test_real_magnetic_tiles(tmp_path):
   builder = prepare(os.environ["IMIAD_MTD"], tmp_path)
   assert len(builder.as_data_source("train")) == 762
   assert len(builder.as_data_source("test")) == 582
   kinds = Counter(builder.info.metadata["index"]["kind"])
   assert kinds == dict(good=952, blowhole=115, **{"break": 85}, crack=57, fray=32, uneven=103)
+
+
+def test_faded_masks_are_cut_where_the_builder_says():
+  faded = np.linspace(0, 255, GREY.size).astype(np.uint8).reshape(GREY.shape)
+  for above in (0, 127):
+    image, mask = stored(Image.fromarray(GREY)), stored(Image.fromarray(faded))
+    out = read(pictures.encode("a", image, mask, above)[1])
+    np.testing.assert_array_equal(out > 0, faded > above)

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import io
 import itertools
+import logging
 import shutil
 import sys
 import tempfile
@@ -23,13 +24,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 from imiad_jax.datasets.common import pictures
 from imiad_jax.datasets.common.pictures import Source, where
 
 from imiad_jax import plugins
 from imiad_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 COLUMNS = ("name", "category", "split", "kind", "label")
@@ -55,6 +57,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """A data set: subclasses give VERSION, RELEASE_NOTES, CATEGORIES and `examples`."""
 
   CATEGORIES: ClassVar[tuple[str, ...]] = ()
+  MASK_ABOVE: ClassVar[int] = 0  # mask values higher than this are defect
   listing: list[Example] | None = None  # set by `prepare`, which has walked the folder already
 
   def __init_subclass__(cls, **kwargs: Any):
@@ -112,7 +115,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _generate_examples(self, examples: list[Example]) -> Iterator[tuple[str, dict]]:
     black = []
     for e in examples:
-      image, mask, defective = pictures.encode(e.name, e.image, e.mask)
+      image, mask, defective = pictures.encode(e.name, e.image, e.mask, self.MASK_ABOVE)
       if e.label and not defective:
         black.append(e.name)
       yield (
@@ -127,7 +130,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         },
       )
     if black:
-      logging.info("%d defective images have an empty mask: %s", len(black), ", ".join(black[:5]))
+      _LOG.info("%d defective images have an empty mask: %s", len(black), ", ".join(black[:5]))
 
 
 def name_of(path: Path, root: Path) -> str:
@@ -257,7 +260,7 @@ def _build(builder: Builder, examples: list[Example], root: Path | None) -> None
       f'"{home}" could not be written: {error}. Free some space or give another prepared_dir.'
     ) from error
   seconds = time.monotonic() - start
-  logging.info("Built %s: %d images in %.1f s in %s", builder.name, len(examples), seconds, home)
+  _LOG.info("Built %s: %d images in %.1f s in %s", builder.name, len(examples), seconds, home)
 
 
 def _is_ready(builder: Builder) -> bool:

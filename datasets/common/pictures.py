@@ -14,10 +14,13 @@ from imiad_jax.errors import UserError
 Source = Path | bytes | Callable[[], bytes]  # a file, its bytes, or what draws them when asked
 
 
-def encode(name: str, image: Source, mask: Source | None) -> tuple[bytes, bytes, bool]:
+def encode(
+  name: str, image: Source, mask: Source | None, above: int = 0
+) -> tuple[bytes, bytes, bool]:
   """Returns an image as RGB, its mask as one channel of 0/255, and whether the mask has a region.
 
-  Both as file bytes; an image without a mask gets an empty one of its size.
+  Both as file bytes; an image without a mask gets an empty one of its size. Mask values higher than
+  `above` are defect.
 
   Raises UserError, naming the file, when one cannot be decoded or their sizes differ.
   """
@@ -32,7 +35,7 @@ def encode(name: str, image: Source, mask: Source | None) -> tuple[bytes, bytes,
         f'The mask "{where(mask, name)}" is {_by(picture.size)} pixels, its '
         f'image "{name}" {_by(shape)}. Expected: one size. Repair or remove the pair.'
       )
-    region = to_mask(picture)
+    region = to_mask(picture, above)
   return rgb, png(region), bool(region.any())
 
 
@@ -46,12 +49,12 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
   return np.asarray(picture.convert("RGB"))
 
 
-def to_mask(picture: Image.Image) -> np.ndarray:
-  """Returns [h,w] uint8, 255 where any channel but alpha (or the palette's index) is above 0."""
+def to_mask(picture: Image.Image, above: int = 0) -> np.ndarray:
+  """Returns [h,w] uint8, 255 where any channel but alpha (or the palette's index) is > above."""
   values = np.asarray(picture)
   if values.ndim == 3:
     values = values[..., : 1 if picture.mode in ("LA", "PA") else 3].max(axis=-1)
-  return np.where(values > 0, 255, 0).astype(np.uint8)
+  return np.where(values > above, 255, 0).astype(np.uint8)
 
 
 def where(source: Source | None, name: str) -> str:

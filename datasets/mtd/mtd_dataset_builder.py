@@ -1,13 +1,15 @@
 """The magnetic tile defects of Huang, Qiu, Guo, Wang and Yuan (2018), read from their folders."""
 
+import logging
 from collections import Counter
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from absl import logging
 from imiad_jax.datasets import common
 from imiad_jax.datasets.common import Example
 from imiad_jax.datasets.mtd import split
+
+_LOG = logging.getLogger(__name__)
 
 FOLDERS = {
   "MT_Blowhole": "blowhole",
@@ -25,6 +27,7 @@ class Builder(common.Builder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release, with our split of the good images."}
   CATEGORIES = ("mtd",)
+  MASK_ABOVE = 127  # the masks' edges fade out
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
     "Expected: MT_Blowhole/Imgs, MT_Break/Imgs, MT_Crack/Imgs, MT_Fray/Imgs, MT_Free/Imgs and "
     "MT_Uneven/Imgs, each with NAME.jpg and its mask NAME.png (MT_Free needs no masks). Get them "
@@ -61,10 +64,10 @@ def _compare(found: set[str], official: set[str]) -> None:
   folders = sorted(FOLDERS)
   here, there = (Counter(n.split("/")[0] for n in names) for names in (found, official))
   counts = ", ".join(f"{f} {here[f]} of {there[f]}" for f in folders if here[f] != there[f])
-  logging.warning("mtd: not the official images, do not compare results: %s", counts or "names")
+  _LOG.warning("mtd: not the official images, do not compare results: %s", counts or "names")
   for what, names in (("missing", official - found), ("unknown", found - official)):
     if names:
       shown = sorted(names)[:20]
-      logging.warning(
+      _LOG.warning(
         "mtd: %d %s: %s%s", len(names), what, " ".join(shown), " ..." * (len(names) > 20)
       )
