@@ -5,6 +5,7 @@ of results has one file for each (setting, data set, method). A line is written 
 under a lock; a torn last line, as a power cut leaves it, is dropped before the next one is added.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -36,11 +37,12 @@ def read(file: pathlib.Path) -> list[Record]:
   if not file.exists():
     return []
   found: dict[str, Record] = {}
-  for line in file.read_text(encoding="utf-8").splitlines():
+  whole, _, _ = file.read_bytes().rpartition(b"\n")
+  for line in whole.splitlines():
     try:
       record: Record = json.loads(line)
       found[record["id"]] = record
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
       continue
   return list(found.values())
 
@@ -60,7 +62,8 @@ def append(file: pathlib.Path, record: Record) -> bool:
   """Adds a record whole, or returns False where its run is done already."""
   file.parent.mkdir(parents=True, exist_ok=True)
   with open(file, "a+b") as f:
-    fcntl.flock(f, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # some network disks have no locks: then be alone
+      fcntl.flock(f, fcntl.LOCK_EX)
     if done(file, record["id"]):
       return False
     f.seek(0)
@@ -80,8 +83,8 @@ def check_writable(root: str) -> None:
     probe.write_bytes(bytes(1 << 16))
   except OSError as e:
     raise UserError(
-      f'The results folder "{root}" cannot be written: {e.strerror}. '
-      "Free some space, or give another one with --config.results=<folder>."
+      f'The folder "{root}" cannot be written: {e.strerror}. Free some space or give another one.'
     ) from e
   finally:
-    probe.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      probe.unlink()

@@ -82,26 +82,37 @@ def forgetting_table(rs: list[Record]) -> Table:
 
 
 def matrix_table(rs: list[Record], metric: str) -> Table:
-  """Returns the task-by-task matrix of a metric, mean over seeds: learnt down, tested across."""
+  """Returns the task-by-task matrix of a metric, mean over seeds: learnt down, tested across.
+
+  Without rows where no run has the metric for every task.
+  """
   names = list(dict.fromkeys(row["task"] for row in rs[0]["rows"]))
-  ms = [m for m in (matrix(r, metric) for r in rs) if m is not None]
-  mean = np.mean(ms, axis=0)
   table = [["after learning", *names]]
+  ms = [m for m in (matrix(r, metric) for r in rs) if m is not None]
+  if not ms:
+    return table
+  mean = np.mean(ms, axis=0)
   for name, values in zip(names, mean, strict=True):
     table.append([name, *("" if np.isnan(v) else f"{v:.3f}" for v in values)])
   return table
 
 
 def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
-  """Returns titled tables of records, grouped by what they have in common but seed and category."""
+  """Returns titled tables of records, grouped by what they have in common but seed and category.
+
+  The categories of a run of several stay together: they are its tasks, in order.
+  """
   groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
   for record in rs:
     run = record["run"]
-    kw = ", ".join(f"{k}={_plain(v)}" for k, v in run["method_kw"].items())
-    groups[run["setting"], run["dataset"], run["method"], kw].append(record)
+    title = f"{run['method']} on {run['dataset']}, {_with(run['setting'], run['setting_kw'])}"
+    tasks = run["categories"] if len(run["categories"]) > 1 else []
+    versions = _with("", record["versions"])
+    groups[_with(title, run["method_kw"]), versions, *tasks].append(record)
   out: list[tuple[str, Table]] = []
-  for (setting, dataset, method, kw), group in groups.items():
-    title = f"{method} on {dataset}, {setting} ({kw})"
+  for (title, versions, *_), group in groups.items():
+    if len({v for t, v, *_ in groups if t == title}) > 1:
+      title += versions
     good = [r for r in group if "error" not in r]
     for record in group:
       if "error" in record:
@@ -117,8 +128,10 @@ def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   return out
 
 
-def _plain(value: Any) -> str:
-  return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _with(name: str, kw: dict[str, Any]) -> str:
+  """Returns "name (key=value, key=value)", or the name alone."""
+  plain = {k: "+".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in kw.items()}
+  return f"{name} ({', '.join(f'{k}={v}' for k, v in plain.items())})" if kw else name
 
 
 def text(rs: Iterable[Record]) -> str:
