@@ -14,9 +14,11 @@ SMALL: dict[str, dict[str, Any]] = {
   "dne": {
     "embedding": "layer3",
     "frozen": ("stem", "layer1", "layer2"),
-    "epochs": 5,
-    "batch": 16,
     "size": 128,
+    "epochs": 8,
+    "batch": 16,
+    "lr": 3e-4,
+    "rotation": 0.0,  # so few epochs do not teach a network to see past it
   },
 }
 

@@ -35,8 +35,21 @@ def jitter(
   return jnp.clip(x @ (np.linalg.inv(_YIQ) @ turn @ _YIQ).T, 0, 1)
 
 
+def rotate(image: Float[Array, "h w 3"], angle: Float[Array, ""]) -> Float[Array, "h w 3"]:
+  """Turns an image counter-clockwise by `angle` radians about its centre; nearest pixel, else 0."""
+  height, width, _ = image.shape
+  y = jnp.arange(height)[:, None] - (height - 1) / 2
+  x = jnp.arange(width)[None, :] - (width - 1) / 2
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  from_y = jnp.round(c * y + s * x + (height - 1) / 2).astype(jnp.int32)
+  from_x = jnp.round(c * x - s * y + (width - 1) / 2).astype(jnp.int32)
+  inside = (from_y >= 0) & (from_y < height) & (from_x >= 0) & (from_x < width)
+  turned = image[jnp.clip(from_y, 0, height - 1), jnp.clip(from_x, 0, width - 1)]
+  return jnp.where(inside[..., None], turned, 0)
+
+
 def rectangle(
-  key: Array, height: int, width: int, aspect: float = 0.3
+  key: Array, height: int, width: int, aspect: float | Float[Array, ""] = 0.3
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
   """Draws CutPaste's patch: (cut height, cut width, from y, from x, to y, to x), int32.
 
@@ -46,7 +59,7 @@ def rectangle(
   """
   area_key, ratio_key, place_key = jax.random.split(key, 3)
   area = jax.random.uniform(area_key, minval=0.02, maxval=0.15) * height * width
-  log = jnp.log(jnp.float32(aspect))
+  log = jnp.log(jnp.asarray(aspect, jnp.float32))
   ratio = jnp.exp(jax.random.uniform(ratio_key, minval=log, maxval=-log))
   h = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, height)
   w = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, width)
@@ -57,7 +70,10 @@ def rectangle(
 
 
 def cutpaste(
-  key: Array, image: Float[Array, "h w 3"], aspect: float = 0.3, strength: float = 0.1
+  key: Array,
+  image: Float[Array, "h w 3"],
+  aspect: float | Float[Array, ""] = 0.3,
+  strength: float = 0.1,
 ) -> tuple[Float[Array, "h w 3"], Bool[Array, "h w"]]:
   """Pastes a colour-jittered rectangle of the image elsewhere; returns it and where it went."""
   place_key, jitter_key = jax.random.split(key)

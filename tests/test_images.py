@@ -52,3 +52,12 @@ def test_hue_keeps_grey_grey():
   grey = jnp.full((4, 4, 3), 0.5)
   turned = images.jitter(KEYS[0], grey, 0.3)
   np.testing.assert_allclose(turned, jnp.broadcast_to(turned[..., :1], turned.shape), atol=1e-4)
+
+
+def test_rotation_by_right_angles_is_exact_and_nothing_comes_from_outside():
+  image = picture(33, 33)
+  for quarter in range(-4, 5):
+    turned = images.rotate(image, jnp.float32(quarter * np.pi / 2))
+    np.testing.assert_array_equal(turned, np.rot90(image, quarter))
+  corner = images.rotate(jnp.ones((32, 32, 3)), jnp.float32(np.pi / 4))[0, 0]
+  assert not np.asarray(corner).any()

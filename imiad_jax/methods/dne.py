@@ -2,16 +2,19 @@
 
 Li, Zhan, Wang, Xia, Gao, Liu, Wang, Zheng: Towards Continual Adaptation in Industrial Anomaly
 Detection. ACM Multimedia 2022. Follows the first author's code: pairs of an image and its CutPaste
-copy, cross entropy, a head that is frozen after the first task; at a task's end mean and
-Ledoit-Wolf covariance of its embeddings are stored, old tasks are replayed by sampling from their
-Gaussians, and one Gaussian of everything scores all tasks. No images are kept, no task id is used.
+copy, each turned at random, cross entropy, a head that is frozen after the first task. At a task's
+end mean and Ledoit-Wolf covariance of its embeddings are stored, old tasks are replayed by sampling
+from their Gaussians, and one Gaussian of everything scores all tasks. No images are kept, no task
+id is used.
 
 What differs: the backbone may be any of ours (the paper's is ViT-B/16 with "sam" weights); those
-with batch norm have it folded into their convolutions, which are then trained as they are. The
+with batch norm have it folded into their convolutions, which are then trained as they are, and each
+normalises images as its own weights expect. The colour jitter has one order of operations. The
 embeddings are those of the last epoch, taken before each step's update, as in the authors' code.
 The image-level score is all there is: the method does not localise.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -59,8 +62,9 @@ def Model(
   lr: float = 1e-4,
   weight_decay: float = 3e-5,
   adam_eps: float = 4e-4,
-  aspect: float = 0.3,
+  aspect: float = 0.1,
   jitter: float = 0.1,
+  rotation: float = 90.0,
 ) -> Method:
   """Builds DNE.
 
@@ -74,8 +78,9 @@ def Model(
     lr: learning rate at a task's first epoch.
     weight_decay: L2 penalty, added to the gradient as torch's Adam does.
     adam_eps: epsilon of Adam.
-    aspect: most extreme ratio of a patch's sides.
+    aspect: the most extreme ratio of a patch's sides is drawn anew from U(aspect, 1) each time.
     jitter: strength of the colour jitter of images and patches.
+    rotation: both of a pair are turned by up to so many degrees either way.
   """
   network = plugins.backbone(backbone).Model(backbone)
   optimiser = optax.chain(
@@ -85,6 +90,16 @@ def Model(
   def embed(params: Any, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
     x = network.apply({"params": params}, image)[embedding]
     return x if x.ndim == 2 else jnp.mean(x, axis=(1, 2))
+
+  def augment(key: Array, image: Float[Array, "h w 3"]) -> tuple[Array, Array]:
+    """Returns an image and its CutPaste copy, each turned by an angle of its own."""
+    jitter_key, aspect_key, paste_key, turn_key = jax.random.split(key, 4)
+    image = images.jitter(jitter_key, image, jitter)
+    extreme = jax.random.uniform(aspect_key, minval=aspect, maxval=1.0)
+    pasted, _ = images.cutpaste(paste_key, image, extreme, jitter)
+    most = math.radians(rotation)
+    angle = jax.random.uniform(turn_key, (2,), minval=-most, maxval=most)
+    return images.rotate(image, angle[0]), images.rotate(pasted, angle[1])
 
   def init(key: Array, spec: Spec, pretrained) -> State:
     key, head_key = jax.random.split(key)
@@ -114,13 +129,8 @@ def Model(
 
   def update(state: State, batch: Batch) -> tuple[State, Logs]:
     b = len(batch.valid)
-    key, jitter_key, paste_key = jax.random.split(state.key, 3)
-    original = jax.vmap(images.jitter, (0, 0, None))(
-      jax.random.split(jitter_key, b), batch.image, jitter
-    )
-    pasted, _ = jax.vmap(images.cutpaste, (0, 0, None, None))(
-      jax.random.split(paste_key, b), original, aspect, jitter
-    )
+    key, pair_key = jax.random.split(state.key)
+    original, pasted = jax.vmap(augment)(jax.random.split(pair_key, b), batch.image)
     pair = jnp.concatenate([original, pasted])
     label = jnp.repeat(jnp.arange(2), b)
     weight = jnp.tile(batch.valid, 2) / jnp.maximum(2 * jnp.sum(batch.valid), 1)

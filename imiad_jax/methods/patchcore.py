@@ -3,7 +3,8 @@
 Roth, Pemula, Zepeda, Schölkopf, Brox, Gehler: Towards Total Recall in Industrial Anomaly Detection.
 CVPR 2022, arXiv 2106.08265. The defaults do what the authors' code does: squared distances, one
 neighbour, no re-weighting, selection from the mean distance to ten random points. What differs:
-images are resized to a square without a centre crop, as in the IM-IAD benchmark.
+images are resized to a square without a centre crop, as in the IM-IAD benchmark; embeddings that
+are shorter than the projection are not projected; a coreset has at least one row.
 """
 
 from typing import NamedTuple
@@ -98,7 +99,10 @@ def Model(
     wanted = jnp.asarray([max(1, int(ratio * i * p)) for i in range(n + 1)], jnp.int32)
     count = wanted[jnp.sum(state.present)]
     most = max(1, int(ratio * n * p))
-    picks = coreset.greedy(z, distance, valid, count, most)
+    if ratio == 1:  # everything is kept: nothing to select, valid rows first
+      picks = jnp.argsort(~valid)
+    else:
+      picks = coreset.greedy(z, distance, valid, count, most)
     first = state.task * most if append else 0
     return state._replace(
       bank=jax.lax.dynamic_update_slice(state.bank, x[picks], (first, 0)),
