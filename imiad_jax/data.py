@@ -62,11 +62,11 @@ def load(index: Index, source: Source, rows: Int[np.ndarray, " n"], size: int) -
 
   def one(row: int) -> tuple[np.ndarray, np.ndarray]:
     split = index.split[row]
-    example = splits[split][int(row) - first[split]]
+    example = splits[split][row - first[split]]
     return _decode(example["image"], size), _regions(example["mask"], size)
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    images, regions = zip(*pool.map(one, rows), strict=True)
+    images, regions = zip(*pool.map(one, rows.tolist()), strict=True)
   return Pixels(np.stack(images), np.stack(regions))
 
 

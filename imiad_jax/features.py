@@ -43,7 +43,7 @@ def shapes(net: Backbone, stages: tuple[str, ...], size: int) -> tuple[tuple[str
   """Returns ((stage, (h', w', c)), ...) for images of size x size, without running the network."""
   out = jax.eval_shape(net.apply, net.params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
   for stage in stages:
-    plugins.check(f"stage of {net.name}", stage, out)
+    plugins.check(f"stage of {net.name}", str(stage), out)
   return tuple((stage, out[stage].shape[1:]) for stage in stages)
 
 
@@ -103,14 +103,15 @@ class Store:
 
   def _features(self, category: str, name: str, stages: tuple[str, ...], size: int):
     key = (category, size, name)
-    kept = self._kept.setdefault(key, {})
+    kept = self._kept.get(key, {})
     missing = tuple(s for s in stages if s not in kept)
     if missing:
       images = self._pixels(category, size).image
       _LOG.info("features: %s of %d images of %s", "+".join(missing), len(images), category)
-      kept.update(_extractor(name, missing)(backbone(name).params, images))
+      kept = kept | _extractor(name, missing)(backbone(name).params, images)
     elif stages:
       _LOG.info("features: cached for %s", category)
+    self._kept[key] = kept
     self._use(key)
     return tuple(kept[stage] for stage in stages)
 

@@ -1,5 +1,6 @@
 """A picture of what a run saw: image, ground truth and heat map with the defect outlined."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -67,7 +68,7 @@ def write(
     panels = [image, outline(image // 2, mask)]
     panels[1][mask] = image[mask]
     if maps is not None:
-      low, high = np.percentile(maps, 1), maps.max()
+      low, high = float(np.percentile(maps, 1)), float(maps.max())
       panels.append(outline(heat(maps[k], low, high), mask))
     top = _GAP + k * height
     for c, panel in enumerate(panels):
@@ -76,6 +77,9 @@ def write(
     kind = f"{store.index.category[rows[place]]} {store.index.kind[rows[place]]}"
     draw.text((_GAP, top), f"{score[place]:.3g}  {kind}  {name.name}", fill="black")
   file.parent.mkdir(parents=True, exist_ok=True)
-  part = file.with_suffix(".part")
-  page.save(part, format="PNG")
-  part.replace(file)
+  part = file.with_suffix(f".{os.getpid()}.part")
+  try:
+    page.save(part, format="PNG")
+    part.replace(file)
+  finally:
+    part.unlink(missing_ok=True)
