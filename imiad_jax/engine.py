@@ -100,16 +100,14 @@ def start(built: Built, tasks: list[Task], seed: int) -> tuple[State, int]:
 
 
 def learn(
-  built: Built, state: State, data: Data, label: np.ndarray, most: int, seed: int
+  built: Built, state: State, data: Data, n: int, seed: int
 ) -> tuple[State, dict[str, float]]:
-  """Learns one task: every row once an epoch, in an order drawn from `seed`.
+  """Learns one task: each of its first n rows once an epoch, in an order drawn from `seed`.
 
   Returns the new State and the mean of each log over the last epoch.
   """
-  n, size = len(label), built.method.batch
+  size = built.method.batch
   rng = np.random.default_rng(seed)
-  padded = jax.tree.map(lambda x: parallel.pad(x, most), {**data, "label": label.astype(np.int32)})
-  padded = jax.device_put(padded)
   logs: list[Any] = []
   for epoch in range(built.method.epochs):
     order = rng.permutation(n)
@@ -118,7 +116,7 @@ def learn(
       rows = order[first : first + size]
       valid = np.arange(size) < len(rows)
       rows = parallel.pad(rows.astype(np.int32), size)
-      state, log = built.update(state, padded, rows, valid, np.int32(epoch))
+      state, log = built.update(state, data, rows, valid, np.int32(epoch))
       logs.append(log)
   means = {k: float(np.mean([log[k] for log in logs])) for k in logs[0]}
   return built.finish(state), means
@@ -151,10 +149,11 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
   state, most = start(built, tasks, what.seed)
   for i, task in enumerate(tasks):
     began = time.perf_counter()
-    data = fetch(store, built.method, task.train)
+    data = _train_data(built, store, task, most)
     fetched = time.perf_counter()
-    state, logs = learn(built, state, data, task.label, most, _seed(what.seed, i))
+    state, logs = learn(built, state, data, len(task.train), _seed(what.seed, i))
     jax.block_until_ready(state)
+    del data
     learnt = time.perf_counter()
     said = "".join(f", {k} {v:.3g}" for k, v in logs.items())
     _LOG.info(
@@ -191,6 +190,12 @@ def _test(
     "measure": time.perf_counter() - scored,
   }
   return Outcome(i, task, found, scores, spent)
+
+
+def _train_data(built: Built, store: features.Store, task: Task, most: int) -> Data:
+  """Returns a task's rows and what is told of them on the device, padded to `most` rows."""
+  data = fetch(store, built.method, task.train) | {"label": task.label.astype(np.int32)}
+  return jax.tree.map(lambda x: jax.device_put(parallel.pad(x, most)), data)
 
 
 def fetch(store: features.Store, method: Method, rows: np.ndarray) -> Data:

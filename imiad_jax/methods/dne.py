@@ -9,7 +9,8 @@ id is used.
 
 What differs: the backbone may be any of ours (the paper's is ViT-B/16 with "sam" weights); those
 with batch norm have it folded into their convolutions, which are then trained as they are, and each
-normalises images as its own weights expect. The colour jitter has one order of operations. The
+normalises images as its own weights expect. Of a ViT the whole stem is frozen (patches, class token
+and positions), not the patches alone. The colour jitter has one order of operations. The
 embeddings are those of the last epoch, taken before each step's update, as in the authors' code.
 The image-level score is all there is: the method does not localise.
 """

@@ -1,0 +1,12 @@
+.PHONY: check test test-all
+
+check:
+	ruff format --check .
+	ruff check .
+	pyright
+
+test:  # what does not take long
+	python -m pytest -m "not slow and not data"
+
+test-all:
+	python -m pytest
