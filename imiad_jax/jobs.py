@@ -16,7 +16,7 @@ import ml_collections
 
 from imiad_jax import cache, data, engine, features, gallery, metrics, plugins, records, tables
 from imiad_jax.errors import UserError
-from imiad_jax.types import Index, Run
+from imiad_jax.types import Index, Method, Run
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ def do(config: ml_collections.ConfigDict) -> None:
   module = plugins.load("methods", config.method)
   method = engine.build(config.method, config.method_kw.to_dict()).method
   net = features.backbone(method.backbone)
+  _check(config, method, net)
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
   versions = {
     "method": module.VERSION,
@@ -75,6 +76,21 @@ def expand(config: ml_collections.ConfigDict, index: Index) -> list[Run]:
     for group in setting.runs(chosen)
     for seed in config.seeds
   ]
+
+
+def _check(config: ml_collections.ConfigDict, method: Method, net: features.Backbone) -> None:
+  """Raises UserError for what no run can be made of, before data are prepared for it."""
+  for name in ("size", "batch", "epochs"):
+    value = getattr(method, name)
+    if value < 1:
+      raise UserError(f"{config.method} has {name}={value}. It must be at least 1.")
+  features.shapes(net, method.stages, method.size)
+  for name in ("seeds", "categories"):
+    given = tuple(config[name])
+    if not given or len(set(given)) < len(given):
+      raise UserError(f"The {name} are {given}. Give one or more, each once.")
+  if not all(isinstance(s, int) and s >= 0 for s in config.seeds):
+    raise UserError(f"The seeds are {config.seeds}. They must be whole numbers from 0 on.")
 
 
 def _place(root: str, run: Run, versions: dict[str, str]) -> tuple[pathlib.Path, str]:

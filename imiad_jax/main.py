@@ -3,6 +3,8 @@
 python -m imiad_jax.main --config=configs/default.py:method=patchcore,dataset=synthetic
 """
 
+import ml_collections
+from absl import flags
 from ml_collections import config_flags
 
 from imiad_jax import cli
@@ -19,6 +21,13 @@ def main(argv: list[str]) -> None:
   if _CONFIG.value is None:
     raise UserError(
       "No config was given. Try: python -m imiad_jax.main --config=configs/continual_dne.py"
+    )
+  if not isinstance(
+    _CONFIG.value, ml_collections.ConfigDict
+  ):  # the flag hides that it is not there
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    raise UserError(
+      f'"{file}" gives no config: no such file, or its get_config() returns no ConfigDict.'
     )
   from imiad_jax import jobs  # JAX takes a second to import: not for --help
 
