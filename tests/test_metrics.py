@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from imiad_jax import metrics, parallel
 
@@ -38,6 +38,14 @@ def slow_pro(score, region, limit):
     if x1 == limit:
       break
   return area / limit
+
+
+def best_f1(label, score):
+  """The highest F1 in scikit-learn's curve, and the largest threshold that has it."""
+  precision, recall, threshold = precision_recall_curve(label, score)
+  with np.errstate(invalid="ignore"):
+    f1 = np.nan_to_num(2 * precision * recall / (precision + recall))[:-1]
+  return f1.max(), threshold[f1 >= f1.max() - 1e-12].max()
 
 
 def reference(score, region, valid, limit):
@@ -130,6 +138,31 @@ def test_binary_metrics_are_those_of_scikit_learn(seed, n, scores):
   assert metrics.binary(score, label, valid) == pytest.approx(expected, **CLOSE)
 
 
+@quick
+@given(seeds, st.sampled_from(SCORES), st.sampled_from(["pixel", "few", "many", "all but one"]))
+def test_the_threshold_is_the_largest_with_the_best_f1(seed, scores, regions):
+  rng = np.random.default_rng(seed)
+  score, region = draw_scores(rng, scores), draw_regions(rng, regions)
+  values = metrics.pixel(score, region, np.ones(len(score), bool), f1=True)
+  f1, threshold = best_f1(region.reshape(-1) > 0, score.reshape(-1).astype(np.float64))
+  assert values["f1max"] == pytest.approx(f1, **CLOSE)
+  assert values["threshold"] == threshold
+  hit = score >= values["threshold"]
+  by_hand = 2 * np.sum(hit & (region > 0)) / (np.sum(hit) + np.sum(region > 0))
+  assert values["f1max"] == by_hand
+
+
+def test_f1_is_left_out_unless_asked_for():
+  score, region, valid = example()
+  assert set(metrics.pixel(score, region, valid)) == {"auroc", "ap", "pro"}
+  image, label = score[:, 0, 0], np.arange(6) % 2
+  assert set(metrics.binary(image, label, valid)) == {"auroc", "ap"}
+  values = metrics.pixel(score, region, valid, f1=True)
+  assert set(values) == {"auroc", "ap", "f1max", "threshold", "pro"}
+  values = metrics.binary(image, label, valid, f1=True)
+  assert set(values) == {"auroc", "ap", "f1max", "threshold"}
+
+
 def example(seed=0, scores="few", regions="many"):
   rng = np.random.default_rng(seed)
   return draw_scores(rng, scores), draw_regions(rng, regions), np.ones(SHAPE[0], bool)
@@ -215,8 +248,12 @@ def test_counts_above_the_range_of_float32():
   auroc = Fraction(1, 4) * (1 - tied) + Fraction(1, 2) * (1 - tied / 2) + Fraction(1, 4)
   ap = (Fraction(n1, n1 + h) + 2 * Fraction(3 * n1, 3 * n1 + 4 * h) + 1) / 4
   pro = Fraction(1, 2) * limit / tied / 2 + Fraction(1, 4)
-  values = metrics.pixel(score, region, np.ones(5, bool))
-  exact = {"auroc": float(auroc), "ap": float(ap), "pro": float(pro)}
+  values = metrics.pixel(score, region, np.ones(5, bool), f1=True)
+  f1 = {3: Fraction(n1 // 2, n1 + n1 // 4), 1: Fraction(2 * n1, 2 * n1 + h)}
+  f1[2] = Fraction(3 * n1 // 2, n1 + 3 * n1 // 4 + h)
+  best = max(f1, key=lambda threshold: f1[threshold])
+  exact = {"auroc": auroc, "ap": ap, "pro": pro, "f1max": f1[best], "threshold": best}
+  exact = {k: float(v) for k, v in exact.items()}
   assert values == pytest.approx(exact, rel=0, abs=1e-14)
 
 
@@ -233,8 +270,11 @@ def fixed_cases():
   for seed, scores in enumerate(SCORES):
     score, region, valid = example(seed, scores, "many" if seed % 2 else "few")
     valid[0] = seed % 3 > 0
-    values.append(metrics.pixel(score, region, valid))
-    values.append(metrics.binary(score[:, 0, 0], np.arange(6) % 2, valid))
+    values.append(metrics.pixel(score, region, valid, f1=True))
+    values.append(metrics.binary(score[:, 0, 0], np.arange(6) % 2, valid, f1=True))
+    defects = [[(image > 0, 20)] if image.any() else [] for image in region]
+    values.append(metrics.spro(score, defects, valid))
+    values.append(metrics.pixel(score, region, valid, f1=True, budget=0))
   return [parallel.count(), values]
 
 
@@ -247,8 +287,10 @@ def test_the_number_of_devices_does_not_matter():
       p.kill()
   assert {count: devices for count, (devices, _) in out.items()} == {1: 1, 3: 3, 4: 4}
   assert all(values for values in out[1][1])
-  assert out[4][1] == out[1][1]
-  assert out[3][1] == out[1][1]
+  for more in (out[3][1], out[4][1]):
+    for ours, one in zip(more, out[1][1], strict=True):
+      streamed = "pro_error" in one  # its weights are summed on each device
+      assert ours == (pytest.approx(one, **CLOSE) if streamed else one)
 
 
 def test_forgetting_by_hand():
