@@ -8,9 +8,16 @@ from absl import app, flags
 
 from imiad_jax.errors import UserError
 
+# What absl, ConfigDict and a config file raise for them.
 _MISTAKES = (
-  *(flags.Error, AttributeError, ImportError, LookupError, OSError),
-  *(SyntaxError, TypeError, ValueError),
+  flags.Error,
+  AttributeError,
+  ImportError,
+  LookupError,
+  OSError,
+  SyntaxError,
+  TypeError,
+  ValueError,
 )
 
 
@@ -52,7 +59,7 @@ def _line(e: Exception) -> str:
   """Returns in one line what the flags' parsers, or a config file, complain about."""
   if e.args and isinstance(e.args[0], KeyError):  # ConfigDict's way to raise AttributeError
     e = e.args[0]
-  said = f"The config has no {e.args[0]}" if isinstance(e, KeyError) else str(e)
+  said = f"The config has no {e.args[0]}" if isinstance(e, KeyError) else str(e) or repr(e)
   lines = [line.strip(" :.") for line in said.splitlines() if line.strip()]
   said = ": ".join(dict.fromkeys([lines[0], lines[-1]]))  # what lies between is a traceback
   return said if said.endswith("?") else f"{said}."

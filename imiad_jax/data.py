@@ -79,5 +79,6 @@ def _decode(png: bytes, size: int) -> np.ndarray:
 def _regions(png: bytes, size: int) -> np.ndarray:
   """[size,size] int16 labels of the 8-connected regions of a mask."""
   mask = Image.open(io.BytesIO(png)).resize((size, size), Image.Resampling.NEAREST)
-  labels, _ = scipy.ndimage.label(np.asarray(mask) > 0, structure=np.ones((3, 3)))
-  return np.asarray(labels, np.int16)
+  labels = np.empty((size, size), np.int16)
+  scipy.ndimage.label(np.asarray(mask) > 0, np.ones((3, 3)), output=labels)
+  return labels

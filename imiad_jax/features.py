@@ -48,7 +48,7 @@ def shapes(net: Backbone, stages: tuple[str, ...], size: int) -> tuple[tuple[str
 
 
 @functools.cache
-def _extractor(name: str, stages: tuple[str, ...]):
+def _extractor(name: str, stages: tuple[str, ...]) -> Callable[..., dict[str, np.ndarray]]:
   """Returns (params, uint8 [n,h,w,3]) -> {stage: [n,h',w',c]}, split over the devices."""
   net = backbone(name)
 

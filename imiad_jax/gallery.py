@@ -56,9 +56,8 @@ def write(
   score = np.concatenate([o.scores.image for o in outcomes])
   shown = choose(score, store.index.label[rows], count)
   pixels = store.pixels(rows[shown], size)
-  maps = None
-  if outcomes[0].scores.pixel is not None:
-    maps = np.concatenate([o.scores.pixel for o in outcomes])[shown]
+  maps = [o.scores.pixel for o in outcomes if o.scores.pixel is not None]
+  maps = np.concatenate(maps)[shown] if maps else None
   columns = 2 if maps is None else 3
   width, height = columns * (size + _GAP) + _GAP, size + _TEXT + _GAP
   page = Image.new("RGB", (width, max(len(shown), 1) * height + _GAP), "white")
@@ -73,7 +72,7 @@ def write(
     top = _GAP + k * height
     for c, panel in enumerate(panels):
       page.paste(Image.fromarray(panel), (_GAP + c * (size + _GAP), top + _TEXT))
-    name = pathlib.PurePosixPath(store.index.name[rows[place]])
+    name = pathlib.PurePosixPath(str(store.index.name[rows[place]]))
     kind = f"{store.index.category[rows[place]]} {store.index.kind[rows[place]]}"
     draw.text((_GAP, top), f"{score[place]:.3g}  {kind}  {name.name}", fill="black")
   file.parent.mkdir(parents=True, exist_ok=True)

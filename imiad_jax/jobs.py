@@ -12,7 +12,6 @@ from importlib import metadata
 from typing import Any
 
 import jax
-import ml_collections
 
 from imiad_jax import cache, data, engine, features, gallery, metrics, plugins, records, tables
 from imiad_jax.errors import UserError
@@ -20,10 +19,12 @@ from imiad_jax.types import Index, Method, Run
 
 _LOG = logging.getLogger(__name__)
 
+Config = Any  # ml_collections.ConfigDict, of whose entries a type checker knows nothing
+
 _LIBRARIES = ("imiad_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
-def do(config: ml_collections.ConfigDict) -> None:
+def do(config: Config) -> None:
   """Does the runs of a config that have no line yet, then prints the table of all of them.
 
   Raises:
@@ -62,7 +63,7 @@ def do(config: ml_collections.ConfigDict) -> None:
     raise UserError(f"{failed} of {len(runs)} runs failed; {file} has their errors.")
 
 
-def expand(config: ml_collections.ConfigDict, index: Index) -> list[Run]:
+def expand(config: Config, index: Index) -> list[Run]:
   """Returns the runs that a config stands for: one for each seed and group of categories."""
   known = engine.categories(index)
   given = tuple(config.categories)
@@ -78,7 +79,7 @@ def expand(config: ml_collections.ConfigDict, index: Index) -> list[Run]:
   ]
 
 
-def _check(config: ml_collections.ConfigDict, method: Method, net: features.Backbone) -> None:
+def _check(config: Config, method: Method, net: features.Backbone) -> None:
   """Raises UserError for what no run can be made of, before data are prepared for it."""
   for name in ("size", "batch", "epochs"):
     value = getattr(method, name)
@@ -97,9 +98,7 @@ def _place(root: str, run: Run, versions: dict[str, str]) -> tuple[pathlib.Path,
   return records.path(root, run), records.run_id(run, versions)
 
 
-def _one(
-  run: Run, store: features.Store, versions: dict[str, str], config: ml_collections.ConfigDict
-) -> bool:
+def _one(run: Run, store: features.Store, versions: dict[str, str], config: Config) -> bool:
   """Does one run and writes its line; returns whether it gave a result."""
   began = time.perf_counter()
   file, identity = _place(config.results, run, versions)
