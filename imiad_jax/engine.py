@@ -58,7 +58,7 @@ def _build(name: str, kw: str) -> Built:
   try:
     method = plugins.load("methods", name).Model(**given)
   except (TypeError, ValueError) as e:
-    raise UserError(f"{name} does not take these hyperparameters: {given}. {e}") from e
+    raise UserError(f"{name} does not take these hyperparameters: {e}.") from e
 
   def update(state: State, data: Data, rows: jax.Array, valid: jax.Array, epoch: jax.Array):
     taken = jax.tree.map(lambda x: x[rows], data)
@@ -76,6 +76,18 @@ def _build(name: str, kw: str) -> Built:
     jax.jit(method.finish, donate_argnums=0),
     parallel.chunked(score, method.batch),
   )
+
+
+def check(built: Built) -> None:
+  """Raises UserError where a method cannot start on its backbone, before any data are read."""
+  method = built.method
+  for name in ("size", "batch", "epochs"):
+    if getattr(method, name) < 1:
+      raise UserError(f"{name} is {getattr(method, name)}, but should be at least 1.")
+  net = features.backbone(method.backbone)
+  shapes = features.shapes(net, method.stages, method.size)
+  spec = Spec((method.size, method.size, 3), shapes, max_train=8, num_tasks=1)
+  jax.eval_shape(lambda key, params: method.init(key, spec, params), jax.random.key(0), net.params)
 
 
 def _batch(data: Data, label: jax.Array, row: jax.Array, epoch: jax.Array, valid: jax.Array):

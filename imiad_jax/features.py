@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from imiad_jax import data, parallel, plugins
+from imiad_jax.errors import UserError
 from imiad_jax.types import Index
 
 _LOG = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ def shapes(net: Backbone, stages: tuple[str, ...], size: int) -> tuple[tuple[str
   out = jax.eval_shape(net.apply, net.params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
   for stage in stages:
     plugins.check(f"stage of {net.name}", str(stage), out)
+    if out[stage].ndim != 4:
+      raise UserError(f'The stage "{stage}" of {net.name} is no grid of cells; take another one.')
   return tuple((stage, out[stage].shape[1:]) for stage in stages)
 
 

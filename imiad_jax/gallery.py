@@ -73,8 +73,8 @@ def write(
     for c, panel in enumerate(panels):
       page.paste(Image.fromarray(panel), (_GAP + c * (size + _GAP), top + _TEXT))
     name = pathlib.PurePosixPath(str(store.index.name[rows[place]]))
-    kind = f"{store.index.category[rows[place]]} {store.index.kind[rows[place]]}"
-    draw.text((_GAP, top), f"{score[place]:.3g}  {kind}  {name.name}", fill="black")
+    kind = f"{store.index.category[rows[place]]} / {store.index.kind[rows[place]]}"
+    draw.text((_GAP, top), f"{score[place]:.3g}   {kind} / {name.name}", fill="black")
   file.parent.mkdir(parents=True, exist_ok=True)
   part = file.with_suffix(f".{os.getpid()}.part")
   try:

@@ -15,7 +15,7 @@ import jax
 
 from imiad_jax import cache, data, engine, features, gallery, metrics, plugins, records, tables
 from imiad_jax.errors import UserError
-from imiad_jax.types import Index, Method, Run
+from imiad_jax.types import Index, Run
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ def do(config: Config) -> None:
   records.check_writable(config.results)
   _cache_compilations()
   module = plugins.load("methods", config.method)
-  method = engine.build(config.method, config.method_kw.to_dict()).method
-  net = features.backbone(method.backbone)
-  _check(config, method, net)
+  built = engine.build(config.method, config.method_kw.to_dict())
+  engine.check(built)
+  _check(config)
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
   versions = {
     "method": module.VERSION,
@@ -43,7 +43,7 @@ def do(config: Config) -> None:
     "metrics": metrics.VERSION,
     "dataset": source.version,
     "data": source.fingerprint,
-    "weights": net.sha256,
+    "weights": features.backbone(built.method.backbone).sha256,
   }
   store = features.Store(index, source)
   runs = expand(config, index)
@@ -79,13 +79,8 @@ def expand(config: Config, index: Index) -> list[Run]:
   ]
 
 
-def _check(config: Config, method: Method, net: features.Backbone) -> None:
+def _check(config: Config) -> None:
   """Raises UserError for what no run can be made of, before data are prepared for it."""
-  for name in ("size", "batch", "epochs"):
-    value = getattr(method, name)
-    if value < 1:
-      raise UserError(f"{config.method} has {name}={value}. It must be at least 1.")
-  features.shapes(net, method.stages, method.size)
   for name in ("seeds", "categories"):
     given = tuple(config[name])
     if not given or len(set(given)) < len(given):

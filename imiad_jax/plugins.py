@@ -51,6 +51,12 @@ def defaults(fn: Callable[..., Any]) -> dict[str, Any]:
   }
 
 
+def need(ok: bool, name: str, value: Any, expected: str) -> None:
+  """Raises ValueError, which the caller of a factory turns into a UserError, unless `ok`."""
+  if not ok:
+    raise ValueError(f"{name} is {value}, but should be {expected}")
+
+
 def resolve(what: str, fn: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
   """Returns `given` completed with the defaults of `fn`; raises UserError for unknown names."""
   known = defaults(fn)

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from imiad_jax import config, engine, features, plugins
+from imiad_jax.errors import UserError
 from imiad_jax.heads import coreset
 from imiad_jax.methods import patchcore
 from imiad_jax.types import Batch, Run, Spec
@@ -350,3 +351,33 @@ def test_dne_keeps_each_tasks_gaussian_and_its_memory_does_not_grow():
   assert not second.present.any()
   sizes = [[x.shape for x in jax.tree.leaves(s)] for s in (first, second)]
   assert sizes[0] == sizes[1]
+
+
+# --- What a factory refuses ---
+
+
+@pytest.mark.parametrize(
+  ("name", "wrong"),
+  [
+    ("patchcore", {"ratio": 2.0}),
+    ("patchcore", {"ratio": 0.0}),
+    ("patchcore", {"dim": 0}),
+    ("patchcore", {"stages": ()}),
+    ("patchcore", {"reweight": 0}),
+    ("patchcore", {"sigma": 0.0}),
+    ("padim", {"eps": -1.0}),
+    ("padim", {"stages": ()}),
+    ("dne", {"lr": -1.0}),
+    ("dne", {"aspect": 0.0}),
+    ("dne", {"jitter": 2.0}),
+    ("dne", {"embedding": "layer9"}),
+    ("dne", {"frozen": ("nothing",)}),
+    ("patchcore", {"stages": ("embedding",)}),
+  ],
+)
+def test_nonsense_is_refused_by_name(name, wrong):
+  with pytest.raises(UserError) as e:
+    engine.check(engine.build(name, kw(name, **wrong)))
+  (given, value), *_ = wrong.items()
+  named = value[0] if isinstance(value, tuple) and value else given
+  assert named in str(e.value)

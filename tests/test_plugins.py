@@ -40,5 +40,5 @@ def test_resolve_fills_defaults_and_refuses_unknown_names():
     del a, b
 
   assert plugins.resolve("m", factory, {"b": "y"}) == {"a": 1, "b": "y"}
-  with pytest.raises(UserError, match='no hyperparameter of m "bb". Did you mean "b"'):
+  with pytest.raises(UserError, match=r'no hyperparameter of m "bb"\. Did you mean "b"'):
     plugins.resolve("m", factory, {"bb": 1})

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from imiad_jax import images, plugins
 from imiad_jax.heads import gaussian
+from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
@@ -82,7 +83,16 @@ def Model(
     aspect: the most extreme ratio of a patch's sides is drawn anew from U(aspect, 1) each time.
     jitter: strength of the colour jitter of images and patches.
     rotation: both of a pair are turned by up to so many degrees either way.
+
+  Raises:
+    ValueError: a hyperparameter outside its range.
   """
+  need(lr >= 0, "lr", lr, "at least 0")
+  need(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
+  need(adam_eps > 0, "adam_eps", adam_eps, "above 0")
+  need(0 < aspect <= 1, "aspect", aspect, "above 0 and at most 1")
+  need(0 <= jitter < 0.5, "jitter", jitter, "at least 0 and below 0.5")
+  need(rotation >= 0, "rotation", rotation, "at least 0")
   network = plugins.backbone(backbone).Model(backbone)
   optimiser = optax.chain(
     optax.add_decayed_weights(weight_decay), optax.scale_by_adam(eps=adam_eps)
@@ -107,6 +117,8 @@ def Model(
     for part in frozen:
       plugins.check(f"part of {backbone}", part, pretrained)
     shape = jax.ShapeDtypeStruct((1, *spec.image), jnp.float32)
+    stages = jax.eval_shape(lambda p, x: network.apply({"params": p}, x), pretrained, shape)
+    plugins.check(f"stage of {backbone}", embedding, stages)
     d = jax.eval_shape(embed, pretrained, shape).shape[-1]
     params = {k: v for k, v in pretrained.items() if k not in frozen}
     kernel = 0.02 * jax.random.truncated_normal(head_key, -2, 2, (d, 2))

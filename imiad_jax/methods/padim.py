@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from imiad_jax.heads import gaussian, maps
+from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
@@ -52,7 +53,14 @@ def Model(
     eps: added to the diagonal of every covariance.
     sigma: of the Gaussian that smooths the map, in pixels.
     batch: images at once.
+
+  Raises:
+    ValueError: a hyperparameter outside its range.
   """
+  need(len(stages) > 0, "stages", stages, "one or more stages of the backbone")
+  need(dim >= 1, "dim", dim, "at least 1")
+  need(eps > 0, "eps", eps, "above 0")
+  need(sigma > 0, "sigma", sigma, "above 0")
 
   def embed(state: State, batch: Batch) -> Float[Array, "b p d"]:
     finest = batch.features[stages[0]].shape[1]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from imiad_jax.heads import coreset, knn, maps, patches
+from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
@@ -58,7 +59,20 @@ def Model(
     append: keep the banks of earlier tasks (continual), else each task replaces the last.
     sigma: of the Gaussian that smooths the map, in pixels.
     batch: images at once.
+
+  Raises:
+    ValueError: a hyperparameter outside its range.
   """
+  need(len(stages) > 0, "stages", stages, "one or more stages of the backbone")
+  need(0 < ratio <= 1, "ratio", ratio, "above 0 and at most 1")
+  need(sigma > 0, "sigma", sigma, "above 0")
+  for name, value in [
+    ("dim", dim),
+    ("projection", projection),
+    ("start_points", start_points),
+    ("reweight", reweight),
+  ]:
+    need(value >= 1, name, value, "at least 1")
 
   def rows(spec: Spec) -> tuple[int, int]:
     """Patches of an image, bank rows of a task."""
