@@ -1,0 +1,117 @@
+"""What a method costs: time and memory of scoring, operations, parameters, bytes of its State.
+
+As in figure 2 of IM-IAD: from images to scores, with the frozen backbone. Loading, decoding and
+resizing of images and their way to the device are left out, as are compilation and metrics; the
+same on every machine is only what is counted, not what is timed.
+"""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imiad_jax import engine, features
+from imiad_jax.types import Batch, Method, Scores, State
+
+WARM = 2  # calls before those that are timed
+
+
+def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], Any]:
+  """Returns (params, State, image [b,h,w,3] uint8) -> Scores, and the params of the backbone.
+
+  The function runs the backbone only where the method asks for frozen features.
+  """
+  net = features.backbone(method.backbone)
+
+  def score(params: Any, state: State, image: jax.Array) -> Scores:
+    pixels = image.astype(jnp.float32) / 255
+    out = net.apply(params, pixels) if method.stages else {}
+    told, valid = jnp.full(len(image), -1, jnp.int32), jnp.ones(len(image), bool)
+    frozen = {stage: out[stage] for stage in method.stages}
+    return method.score(state, Batch(pixels, told, told, jnp.int32(0), valid, frozen))
+
+  return score, net.params
+
+
+def measure(
+  built: engine.Built, state: State, data: engine.Data, repeats: int = 10
+) -> dict[str, float | int]:
+  """Measures the scoring of images by a method that has learnt, on one device.
+
+  Args:
+    built: the method.
+    state: what it has learnt.
+    data: as from `engine.fetch`; its images are used, again from the first where there are fewer
+      than the method's batch.
+    repeats: timed calls, after a warm-up; their median counts.
+
+  Returns:
+    "seconds_one"         for one image at batch 1
+    "seconds_batch"       for one image, at the method's batch
+    "batch"               that batch
+    "flops"               floating point operations for one image at batch 1, by XLA's analysis of
+                          the compiled function, which counts the body of a loop once; absent where
+                          XLA does not tell
+    "parameters"          of the backbone, whether frozen or learnt on from there
+    "state_bytes"         of the State
+    "host_peak_bytes"     the most this process ever had in memory, so everything before included
+    "device_peak_bytes"   the same of the device; absent where it does not tell, such as on a CPU
+
+  Raises:
+    ValueError: no images, or no repeats.
+  """
+  if not len(data["image"]) or repeats < 1:
+    raise ValueError(f"needs an image and a repeat, but got {len(data['image'])} and {repeats}")
+  device = jax.local_devices()[0]
+  score, params = scorer(built.method)
+  fixed = jax.device_put((params, state), device)
+  batch = built.method.batch
+  out: dict[str, float | int] = {"batch": batch}
+  for name, size in (("seconds_one", 1), ("seconds_batch", batch)):
+    image = np.resize(data["image"], (size, *data["image"].shape[1:]))
+    args = (*fixed, jax.device_put(image, device))
+    compiled = jax.jit(score).lower(*args).compile()
+    out[name] = _seconds(compiled, args, repeats) / size
+    if size == 1 and (flops := _flops(compiled)) > 0:
+      out["flops"] = flops
+  out["parameters"] = sum(x.size for x in jax.tree.leaves(params))
+  out["state_bytes"] = sum(_nbytes(x) for x in jax.tree.leaves(state))
+  out["host_peak_bytes"] = _host_peak()
+  stats = device.memory_stats() or {}
+  if "peak_bytes_in_use" in stats:
+    out["device_peak_bytes"] = stats["peak_bytes_in_use"]
+  return out
+
+
+def _seconds(compiled: Any, args: tuple[Any, ...], repeats: int) -> float:
+  """Returns the median seconds of a call whose results are there."""
+  seconds: list[float] = []
+  for _ in range(WARM + repeats):
+    began = time.perf_counter()
+    jax.block_until_ready(compiled(*args))
+    seconds.append(time.perf_counter() - began)
+  return statistics.median(seconds[WARM:])
+
+
+def _flops(compiled: Any) -> float:
+  """Returns the operations of a compiled function, 0 where XLA does not tell."""
+  cost = compiled.cost_analysis() or {}
+  cost = cost[0] if isinstance(cost, list) else cost
+  return float(cost.get("flops", 0))
+
+
+def _nbytes(x: jax.Array) -> int:
+  keys = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return int(jax.random.key_data(x).nbytes if keys else x.nbytes)
+
+
+def _host_peak() -> int:
+  """Returns the highest resident size of this process; Linux counts it in KiB, macOS in bytes."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else peak * 1024
