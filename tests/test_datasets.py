@@ -182,7 +182,7 @@ def test_good_tiles_that_are_not_listed_are_learnt(tiles, tmp_path, caplog):
   index = prepare(tiles, tmp_path).info.metadata["index"]
   assert index["split"][index["name"].index("MT_Free/Imgs/ours.jpg")] == "train"
   assert "1 unknown: MT_Free/Imgs/ours" in caplog.text
-  assert "MT_Fray 1 of 32" in caplog.text
+  assert "mtd       test/fray      32        1" in caplog.text
 
 
 def test_odd_names_and_strays_do_no_harm(tiles, tmp_path):

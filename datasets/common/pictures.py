@@ -15,27 +15,29 @@ Source = Path | bytes | Callable[[], bytes]  # a file, its bytes, or what draws 
 
 
 def encode(
-  name: str, image: Source, mask: Source | None, above: int = 0
+  name: str, image: Source, mask: Source | tuple[Source, ...] | None, above: int = 0
 ) -> tuple[bytes, bytes, bool]:
   """Returns an image as RGB, its mask as one channel of 0/255, and whether the mask has a region.
 
-  Both as file bytes; an image without a mask gets an empty one of its size. Mask values higher than
-  `above` are defect.
+  Both as file bytes; an image without a mask gets an empty one of its size, one with several masks
+  their union. Mask values higher than `above` are defect.
 
   Raises UserError, naming the file, when one cannot be decoded or their sizes differ.
   """
-  with _decoded(image, name) as (data, picture):
+  with decoded(image, name) as (data, picture):
     rgb = data if _is_plain(data, picture) else png(to_rgb(picture))
     shape = picture.size
   if mask is None:
     return rgb, _blank(shape), False
-  with _decoded(mask, f"the mask of {name}") as (_, picture):
-    if picture.size != shape:
-      raise UserError(
-        f'The mask "{where(mask, name)}" is {_by(picture.size)} pixels, its '
-        f'image "{name}" {_by(shape)}. Expected: one size. Repair or remove the pair.'
-      )
-    region = to_mask(picture, above)
+  region = np.zeros(shape[::-1], np.uint8)
+  for part in mask if isinstance(mask, tuple) else (mask,):
+    with decoded(part, f"the mask of {name}") as (_, picture):
+      if picture.size != shape:
+        raise UserError(
+          f'The mask "{where(part, name)}" is {_by(picture.size)} pixels, its '
+          f'image "{name}" {_by(shape)}. Expected: one size. Repair or remove the pair.'
+        )
+      region |= to_mask(picture, above)
   return rgb, png(region), bool(region.any())
 
 
@@ -63,7 +65,7 @@ def where(source: Source | None, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _decoded(source: Source, name: str) -> Iterator[tuple[bytes, Image.Image]]:
+def decoded(source: Source, name: str) -> Iterator[tuple[bytes, Image.Image]]:
   """Yields a source's bytes and its decoded picture; any failure names the file."""
   drawn = source() if callable(source) else source  # an error of ours in there stays one
   try:

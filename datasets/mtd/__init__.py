@@ -1,3 +1,3 @@
-from imiad_jax.datasets.mtd.mtd_dataset_builder import Builder
+from imiad_jax.datasets.mtd.mtd_dataset_builder import Builder  # pyright: ignore[reportMissingImports]
 
 __all__ = ["Builder"]

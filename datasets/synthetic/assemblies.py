@@ -3,8 +3,8 @@
 import itertools
 
 import numpy as np
-from imiad_jax.datasets.synthetic import parts
-from imiad_jax.datasets.synthetic.categories import (
+from imiad_jax.datasets.synthetic import parts  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.categories import (  # pyright: ignore[reportMissingImports]
   ALL,
   Category,
   Plan,
@@ -13,7 +13,7 @@ from imiad_jax.datasets.synthetic.categories import (
   upright,
   whole,
 )
-from imiad_jax.datasets.synthetic.draw import (
+from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissingImports]
   Frame,
   Real,
   any_turn,
@@ -28,7 +28,7 @@ from imiad_jax.datasets.synthetic.draw import (
   turned,
   wave,
 )
-from imiad_jax.datasets.synthetic.parts import Part
+from imiad_jax.datasets.synthetic.parts import Part  # pyright: ignore[reportMissingImports]
 
 UPRIGHT, ACROSS = 0, 1
 BOARD = (  # kind, x, y, quarter turn

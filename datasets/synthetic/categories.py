@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from imiad_jax.datasets.synthetic import parts
-from imiad_jax.datasets.synthetic.draw import (
+from imiad_jax.datasets.synthetic import parts  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissingImports]
   SIZE,
   Frame,
   Real,
@@ -34,7 +34,7 @@ from imiad_jax.datasets.synthetic.draw import (
   turned,
   wave,
 )
-from imiad_jax.datasets.synthetic.parts import Part
+from imiad_jax.datasets.synthetic.parts import Part  # pyright: ignore[reportMissingImports]
 
 ALL = (slice(0, SIZE), slice(0, SIZE))
 Rng = np.random.Generator

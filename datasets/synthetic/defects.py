@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
-from imiad_jax.datasets.synthetic import draw
-from imiad_jax.datasets.synthetic.assemblies import ASSEMBLIES
-from imiad_jax.datasets.synthetic.categories import CATEGORIES, Category, Plan, Rng, Scene
-from imiad_jax.datasets.synthetic.draw import (
+from imiad_jax.datasets.synthetic import draw  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.assemblies import ASSEMBLIES  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.categories import CATEGORIES, Category, Plan, Rng, Scene  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissingImports]
   SIZE,
   Frame,
   Real,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from imiad_jax.datasets.synthetic.draw import (
+from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissingImports]
   Frame,
   Real,
   Turn,

@@ -4,10 +4,10 @@ import functools
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from imiad_jax.datasets import common
-from imiad_jax.datasets.common import Example
-from imiad_jax.datasets.common.pictures import png
-from imiad_jax.datasets.synthetic import defects
+from imiad_jax.datasets import common  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.common import Example  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.common.pictures import png  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic import defects  # pyright: ignore[reportMissingImports]
 
 TRAIN, TEST, DEFECTS = 60, 20, 5  # good pictures to learn and to test, pictures a kind of defect
 
