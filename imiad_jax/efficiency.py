@@ -32,11 +32,23 @@ def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], A
   def score(params: Any, state: State, image: jax.Array) -> Scores:
     pixels = image.astype(jnp.float32) / 255
     out = net.apply(params, pixels) if method.stages else {}
-    told, valid = jnp.full(len(image), -1, jnp.int32), jnp.ones(len(image), bool)
-    frozen = {stage: out[stage] for stage in method.stages}
-    return method.score(state, Batch(pixels, told, told, jnp.int32(0), valid, frozen))
+    return method.score(state, _untold(pixels, {stage: out[stage] for stage in method.stages}))
 
   return score, net.params
+
+
+def _untold(image: jax.Array, frozen: dict[str, jax.Array]) -> Batch:
+  """Returns a batch to be scored: of its images nothing is told."""
+  told = {
+    "image": image,
+    "label": jnp.full(len(image), -1, jnp.int32),
+    "region": jnp.zeros(image.shape[:3], jnp.int32),
+    "row": jnp.full(len(image), -1, jnp.int32),
+    "epoch": jnp.int32(0),
+    "valid": jnp.ones(len(image), bool),
+    "features": frozen,
+  }
+  return Batch(**{name: told[name] for name in Batch._fields})
 
 
 def measure(
@@ -47,8 +59,8 @@ def measure(
   Args:
     built: the method.
     state: what it has learnt.
-    data: as from `engine.fetch`; its images are used, again from the first where there are fewer
-      than the method's batch.
+    data: of it "image" [n,h,w,3] uint8 at the method's size, again from the first where there are
+      fewer than its batch.
     repeats: timed calls, after a warm-up; their median counts.
 
   Returns:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imiad_jax import efficiency, engine, features
-from imiad_jax.types import Method, Scores
+from imiad_jax.types import Method, Scores, Spec
 from tests import pictures
 
 NET = "efficientnet_lite0"
@@ -70,10 +70,14 @@ def test_scores_are_those_of_the_engine():
   store = pictures.Store(train=4, good=2, bad=1)
   built = engine.build("padim", {"backbone": NET, "stages": ["layer1", "layer2"], "size": 64})
   rows = np.arange(4)
-  data = engine.fetch(store, built.method, rows)
-  tasks = [engine.Task("c0", rows, np.zeros(4, int), rows)]
-  state, most = engine.start(built, tasks, 0)
-  state, _ = engine.learn(built, state, data, np.zeros(4, int), most, 0)
+  image = store.pixels(rows, 64).image
+  data = {"image": image, "features": store.features(rows, NET, built.method.stages, 64)}
+  net = features.backbone(NET)
+  shapes = features.shapes(net, built.method.stages, 64)
+  state = built.method.init(jax.random.key(0), Spec((64, 64, 3), shapes, 4, 1), net.params)
+  batch = efficiency._untold(*jax.device_put((image / np.float32(255), data["features"])))
+  batch = batch._replace(label=jnp.zeros(4, jnp.int32), row=jnp.arange(4, dtype=jnp.int32))
+  state = built.method.finish(built.method.update(state, batch)[0])
   score, params = efficiency.scorer(built.method)
   ours, theirs = jax.jit(score)(params, state, data["image"]), built.score(state, data)
   np.testing.assert_allclose(ours.image, theirs.image, rtol=1e-4)
