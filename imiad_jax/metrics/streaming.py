@@ -45,7 +45,8 @@ from imiad_jax import parallel
 from imiad_jax.metrics import exact, keys, marks
 
 HIGHEST = float(np.finfo(np.float32).max)
-PART = 1 << 22  # pixels added at once
+PART = 1 << 20  # pixels added at once
+FEW = 1 << 16  # anomalous pixels to which a part is padded: one compilation for most parts
 
 
 class State(NamedTuple):
@@ -148,10 +149,11 @@ def _add(
     marked = mark(part)
     more = rows - len(valid[part])
     maps = exact.pad(score[part], more, "float32"), exact.pad(valid[part], more)
-    more = max(exact.bucket(len(marked.place)), 1 << 12) - len(marked.place)
+    more = max(exact.bucket(len(marked.place)), FEW) - len(marked.place)
     place = np.pad(marked.place, (0, more), constant_values=-1)
     weight = np.pad(marked.weight, (0, more))
     maps = parallel.block(parallel.shard(maps))
+    jax.block_until_ready(state.pixels)  # one part at a time, or those that wait pile up
     with jax.enable_x64(True):
       state = parallel.block(_sharded()(state, *maps, place, weight, np.int64(marked.regions)))
   return state
