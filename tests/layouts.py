@@ -1,11 +1,65 @@
-"""Writes small folders in the official layouts of the real data sets."""
+"""Writes tiny folders in the official layouts of the real data sets, and prepares them."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+from imiad_jax.datasets import common
 from imiad_jax.datasets.mtd import split
 from PIL import Image
+
+from imiad_jax.errors import UserError
+
+USUAL = {("train", "good"): 3, ("test", "good"): 2}
+# name -> categories, images of each by (split, kind), a defective image and its mask
+SETS = {
+  "mvtec_ad": (
+    ("bottle", "screw"),
+    USUAL | {("test", "broken"): 2, ("test", "scratch"): 2},
+    "bottle/test/broken/001.png",
+    "bottle/ground_truth/broken/001_mask.png",
+  ),
+  "mpdd": (
+    ("connector", "tubes"),
+    USUAL | {("test", "parts_mismatch"): 2},
+    "tubes/test/parts_mismatch/000.png",
+    "tubes/ground_truth/parts_mismatch/000_mask.png",
+  ),
+  "btad": (
+    ("01", "02", "03"),
+    USUAL | {("test", "ko"): 2},
+    "03/test/ko/001.bmp",
+    "03/ground_truth/ko/001.bmp",
+  ),
+  "mvtec_loco": (
+    ("pushpins",),
+    {
+      **{("train", "good"): 2, ("validation", "good"): 2, ("test", "good"): 2},
+      **{("test", "logical_anomalies"): 2, ("test", "structural_anomalies"): 2},
+    },
+    "pushpins/test/logical_anomalies/000.png",
+    "pushpins/ground_truth/logical_anomalies/000/000.png",
+  ),
+  "visa": (
+    ("candle", "pcb1"),
+    USUAL | {("test", "anomaly"): 2},
+    "candle/Data/Images/Anomaly/001.JPG",
+    "candle/Data/Masks/Anomaly/001.png",
+  ),
+  "dagm": (
+    ("Class1", "Class10"),
+    {("train", "good"): 3, ("test", "good"): 3, ("test", "defect"): 1},
+    "Class1/Test/000.PNG",
+    "Class1/Test/Label/000_label.PNG",
+  ),
+  "folder": (
+    ("gear", "größe 2"),
+    USUAL | {("test", "dent"): 2, ("test", "rost 锈"): 2},
+    "gear/test/dent/000.png",
+    "gear/ground_truth/dent/000.png",
+  ),
+}
 
 DEFECTS = ("MT_Blowhole", "MT_Break", "MT_Crack", "MT_Fray", "MT_Uneven")
 
@@ -146,3 +200,29 @@ def _rule(name: str, value: int, threshold: float, relative: bool) -> dict:
     "saturation_threshold": threshold,
     "relative_saturation": relative,
   }
+
+
+def write(name: str, tmp_path: Path) -> Path:
+  """Writes the tiny copy of one of SETS; returns its root."""
+  return globals()[name](tmp_path / "data")
+
+
+def prepare(name: str, root, tmp_path: Path) -> common.Builder:
+  """Returns the ready builder of a folder or an archive."""
+  return common.prepare(name, root and str(root), str(tmp_path / "prepared"))
+
+
+def refuse(name: str, root, tmp_path: Path) -> str:
+  """Expects prepare to refuse a source and to leave nothing but locks; returns what it says."""
+  with pytest.raises(UserError) as error:
+    prepare(name, root, tmp_path)
+  left = list((tmp_path / "prepared").glob("*"))
+  assert [p for p in left if not p.name.endswith(".lock")] == []
+  return str(error.value)
+
+
+def error_of(name: str, root, tmp_path: Path) -> str:
+  """Expects prepare to refuse a source; returns what it says."""
+  with pytest.raises(UserError) as error:
+    prepare(name, root, tmp_path)
+  return str(error.value)

@@ -1,92 +1,20 @@
 """Every official layout, whole and broken: what is read is what was written, the rest is named."""
 
-import io
 import json
-import logging
-import os
 import shutil
-import tarfile
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from imiad_jax.datasets import common
-from imiad_jax.datasets.common import archives, counts
 from PIL import Image
 
-from imiad_jax import data, plugins
-from imiad_jax.errors import UserError
+from imiad_jax import data
 from tests import layouts
+from tests.layouts import SETS, error_of, prepare, refuse, write
 
-USUAL = {("train", "good"): 3, ("test", "good"): 2}
-# name -> categories, images of each by (split, kind), a defective image and its mask
-SETS = {
-  "mvtec_ad": (
-    ("bottle", "screw"),
-    USUAL | {("test", "broken"): 2, ("test", "scratch"): 2},
-    "bottle/test/broken/001.png",
-    "bottle/ground_truth/broken/001_mask.png",
-  ),
-  "mpdd": (
-    ("connector", "tubes"),
-    USUAL | {("test", "parts_mismatch"): 2},
-    "tubes/test/parts_mismatch/000.png",
-    "tubes/ground_truth/parts_mismatch/000_mask.png",
-  ),
-  "btad": (
-    ("01", "02", "03"),
-    USUAL | {("test", "ko"): 2},
-    "03/test/ko/001.bmp",
-    "03/ground_truth/ko/001.bmp",
-  ),
-  "mvtec_loco": (
-    ("pushpins",),
-    {
-      **{("train", "good"): 2, ("validation", "good"): 2, ("test", "good"): 2},
-      **{("test", "logical_anomalies"): 2, ("test", "structural_anomalies"): 2},
-    },
-    "pushpins/test/logical_anomalies/000.png",
-    "pushpins/ground_truth/logical_anomalies/000/000.png",
-  ),
-  "visa": (
-    ("candle", "pcb1"),
-    USUAL | {("test", "anomaly"): 2},
-    "candle/Data/Images/Anomaly/001.JPG",
-    "candle/Data/Masks/Anomaly/001.png",
-  ),
-  "dagm": (
-    ("Class1", "Class10"),
-    {("train", "good"): 3, ("test", "good"): 3, ("test", "defect"): 1},
-    "Class1/Test/000.PNG",
-    "Class1/Test/Label/000_label.PNG",
-  ),
-  "folder": (
-    ("gear", "größe 2"),
-    USUAL | {("test", "dent"): 2, ("test", "rost 锈"): 2},
-    "gear/test/dent/000.png",
-    "gear/ground_truth/dent/000.png",
-  ),
-}
 every = pytest.mark.parametrize("name", SETS)
-
-
-def write(name: str, tmp_path: Path) -> Path:
-  return getattr(layouts, name)(tmp_path / "data")
-
-
-def prepare(name: str, root, tmp_path: Path) -> common.Builder:
-  return common.prepare(name, root and str(root), str(tmp_path / "prepared"))
-
-
-def refuse(name: str, root, tmp_path: Path) -> str:
-  """Expects prepare to refuse a source and to leave nothing but locks; returns what it says."""
-  with pytest.raises(UserError) as error:
-    prepare(name, root, tmp_path)
-  left = list((tmp_path / "prepared").glob("*"))
-  assert [p for p in left if not p.name.endswith(".lock")] == []
-  return str(error.value)
 
 
 def good_folder(name: str, root: Path) -> Path:
@@ -149,12 +77,6 @@ def test_the_folder_above_will_do(name, tmp_path):
   assert "in several folders" in error_of(name, root.parent, tmp_path)
 
 
-def error_of(name: str, root, tmp_path: Path) -> str:
-  with pytest.raises(UserError) as error:
-    prepare(name, root, tmp_path)
-  return str(error.value)
-
-
 @every
 def test_counts_are_compared_in_full(name, tmp_path, caplog):
   builder = prepare(name, write(name, tmp_path), tmp_path)
@@ -168,38 +90,6 @@ def test_counts_are_compared_in_full(name, tmp_path, caplog):
   expected = builder.COUNTS[category][part]
   assert [category, part, str(expected), "3" if name != "mvtec_loco" else "2"] in [
     line.split() for line in caplog.text.splitlines()
-  ]
-
-
-@pytest.mark.parametrize(
-  ("name", "totals"),
-  [
-    ("mvtec_ad", (3629, 467, 1258)),
-    ("mvtec_loco", (1772, 575, 993)),
-    ("mpdd", (888, 176, 282)),
-    ("btad", (1799, 451, 290)),
-    ("mtd", (762, 190, 392)),
-    ("visa", (8659, 962, 1200)),
-    ("dagm", (7004, 6996, 1054)),
-  ],
-)
-def test_official_counts_add_up(name, totals):
-  cls = plugins.load("datasets", name).Builder
-  assert set(cls.COUNTS) == set(cls.CATEGORIES)
-  sums = Counter()
-  for parts in cls.COUNTS.values():
-    for part, n in parts.items():
-      sums[part if part.endswith("/good") else "defective"] += n
-  assert (sums["train/good"], sums["test/good"], sums["defective"]) == totals
-
-
-def test_nothing_is_said_of_the_right_counts():
-  rows = [("a", "train", "good")] * 2 + [("a", "test", "hole")]
-  assert counts.described({"a": counts.usual(2, 0, 1)}, rows) == ""
-  assert counts.described({"a": counts.usual(2, 1, 1), "b": {"test": 1}}, rows).splitlines() == [
-    "category  part       expected  found",
-    "a         test/good  1         0",
-    "absent: b",
   ]
 
 
@@ -326,171 +216,6 @@ def test_a_folder_of_something_else(name, tmp_path):
   assert "holds: a.jpg. Expected: " in said
 
 
-# ---- archives ----
-
-
-def pack(root: Path, file: Path) -> Path:
-  with tarfile.open(file, f"w:{'' if file.suffix == '.tar' else file.suffix[1:]}") as archive:
-    archive.add(root, root.name)
-  return file
-
-
-def zipped(root: Path, file: Path) -> Path:
-  with zipfile.ZipFile(file, "w") as archive:
-    for path in sorted(root.rglob("*")):
-      archive.write(path, f"official/{path.relative_to(root).as_posix()}")
-  return file
-
-
-@every
-def test_an_archive_is_its_folder(name, tmp_path):
-  root = write(name, tmp_path)
-  home = root.rename(tmp_path / "official")
-  from_folder = prepare(name, home, tmp_path)
-  (tmp_path / "downloads").mkdir()
-  file = zipped(home, tmp_path / "downloads/any.zip")
-  for source in (file, file.parent):
-    builder = common.prepare(name, str(source), str(tmp_path / "other"))
-    assert builder.info.metadata == from_folder.info.metadata
-    for split in builder.info.splits:
-      pairs = zip(builder.as_data_source(split), from_folder.as_data_source(split), strict=True)
-      assert all(
-        np.array_equal(a["image"], b["image"]) and np.array_equal(a["mask"], b["mask"])
-        for a, b in pairs
-      )
-  left = {p.name for p in (tmp_path / "other").iterdir() if not p.name.endswith(".lock")}
-  assert {n for n in left if not n.endswith(".built")} == {builder.info.metadata["fingerprint"]}
-
-
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz"])
-def test_every_form_of_archive_is_unpacked_once(suffix, tmp_path, monkeypatch):
-  root = layouts.mpdd(tmp_path / "MPDD")
-  file = pack(root, tmp_path / f"MPDD.{suffix}")
-  first = prepare("mpdd", file, tmp_path)
-  assert len(first.as_data_source("train")) == 6
-  monkeypatch.setattr(archives, "unpack", lambda *a: pytest.fail("unpacked again"))
-  assert prepare("mpdd", file, tmp_path).data_dir == first.data_dir
-
-
-def test_an_archive_for_each_category(tmp_path):
-  root = layouts.mvtec_ad(tmp_path / "mvtec")
-  (tmp_path / "downloads").mkdir()
-  for category in ("bottle", "screw"):
-    pack(root / category, tmp_path / f"downloads/{category}.tar.xz")
-  builder = prepare("mvtec_ad", tmp_path / "downloads", tmp_path)
-  assert builder.info.metadata == prepare("mvtec_ad", root, tmp_path).info.metadata
-
-
-def entry(name: str, **kw) -> tarfile.TarInfo:
-  member = tarfile.TarInfo(name)
-  for key, value in kw.items():
-    setattr(member, key, value)
-  return member
-
-
-@pytest.mark.parametrize(
-  ("member", "why"),
-  [
-    (entry("bottle/../../evil.png", size=3), "climbs out"),
-    (entry("/evil.png", size=3), "absolute"),
-    (entry("..\\evil.png", size=3), "climbs out"),
-    (entry("C:\\evil.png", size=3), "absolute"),
-    (entry("evil", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "absolute"),
-    (entry("evil", type=tarfile.SYMTYPE, linkname="../../../evil"), "outside"),
-    (entry("evil", type=tarfile.LNKTYPE, linkname="../../evil"), "outside"),
-    (entry("evil", type=tarfile.CHRTYPE), "special file"),
-    (entry("evil", type=tarfile.FIFOTYPE), "special file"),
-  ],
-)
-def test_an_archive_that_means_harm(member, why, tmp_path):
-  file = pack(layouts.mvtec_ad(tmp_path / "mvtec"), tmp_path / "mvtec.tar")
-  with tarfile.open(file, "a") as archive:
-    archive.addfile(member, io.BytesIO(b"bad"))
-  said = refuse("mvtec_ad", file, tmp_path)
-  assert f'The entry "{member.name}" of "{file}" is not safe' in said and why in said
-  assert not list(tmp_path.glob("**/evil*"))
-
-
-@pytest.mark.parametrize(
-  ("name", "mode", "why"),
-  [
-    ("../evil.png", 0, "climbs out"),
-    ("/evil.png", 0, "absolute"),
-    ("a\\..\\..\\evil.png", 0, "climbs out"),
-    ("evil", 0o120777, "a link or a device"),
-  ],
-)
-def test_a_zip_that_means_harm(name, mode, why, tmp_path):
-  file = zipped(layouts.mpdd(tmp_path / "mpdd"), tmp_path / "mpdd.zip")
-  info = zipfile.ZipInfo(name)
-  info.external_attr = mode << 16
-  with zipfile.ZipFile(file, "a") as archive:
-    archive.writestr(info, "/etc/passwd")
-  said = refuse("mpdd", file, tmp_path)
-  assert f'"{name}" of "{file}" is not safe' in said and why in said
-  assert not list(tmp_path.glob("**/evil*"))
-
-
-@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.xz", "zip"])
-def test_a_damaged_archive(suffix, tmp_path):
-  root = layouts.mpdd(tmp_path / "mpdd")
-  file = tmp_path / f"mpdd.{suffix}"
-  (zipped if suffix == "zip" else pack)(root, file)
-  file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-  said = refuse("mpdd", file, tmp_path)
-  assert f'"{file}" cannot be unpacked' in said
-
-
-def test_errors_name_the_archive_not_where_it_was_unpacked(tmp_path):
-  root = layouts.mpdd(tmp_path / "mpdd")
-  (root / "tubes/ground_truth/parts_mismatch/000_mask.png").unlink()
-  file = pack(root, tmp_path / "mpdd.tar")
-  said = refuse("mpdd", file, tmp_path)
-  assert f'"{file}/mpdd/tubes/test/parts_mismatch/000.png" shows a defect' in said
-
-
-def test_a_file_that_is_no_archive(tmp_path):
-  (tmp_path / "data.rar").touch()
-  assert "is a file, none of .tar" in refuse("mpdd", tmp_path / "data.rar", tmp_path)
-
-
-@pytest.mark.parametrize("name", ["btad", "visa"])
-def test_official_archives_are_checked_by_their_name(name, tmp_path):
-  official = plugins.load("datasets", name).Builder.ARCHIVE
-  root = write(name, tmp_path)
-  file = (pack if official.name.endswith(".tar") else zipped)(root, tmp_path / official.name)
-  said = refuse(name, file, tmp_path)
-  assert official.md5 in said and official.url in said and "rename it" in said
-  with pytest.MonkeyPatch.context() as m:
-    m.setattr(archives.Archive, "md5", "")
-    m.setattr(plugins.load("datasets", name).Builder, "ARCHIVE", None)
-    assert prepare(name, file, tmp_path).info.metadata["index"]
-
-
-@pytest.mark.parametrize("name", ["btad", "visa"])
-def test_fetched_where_the_publisher_allows_it(name, tmp_path, monkeypatch):
-  builder = plugins.load("datasets", name).Builder
-  root = write(name, tmp_path)
-  served = (tmp_path / "server").absolute()
-  served.mkdir()
-  file = (pack if name == "visa" else zipped)(root, served / builder.ARCHIVE.name)
-  monkeypatch.setattr(builder, "ARCHIVE", archives.Archive(file.as_uri()))
-  first = prepare(name, None, tmp_path)
-  assert first.info.metadata == prepare(name, root, tmp_path).info.metadata
-  file.unlink()
-  assert prepare(name, None, tmp_path).data_dir == first.data_dir  # fetched once
-  shutil.rmtree(tmp_path / "prepared")
-  said = error_of(name, None, tmp_path)
-  assert file.as_uri() in said and "Fetch it by other means" in said and "data_dir" in said
-  assert list((tmp_path / "prepared/downloads").iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["mvtec_ad", "mvtec_loco", "mpdd", "dagm"])
-def test_others_say_where_to_get_them(name, tmp_path):
-  said = refuse(name, None, tmp_path)
-  assert "needs a folder and none was given" in said and "https://" in said
-
-
 # ---- one data set's own ----
 
 
@@ -550,109 +275,3 @@ def test_only_good_images_are_learnt(tmp_path):
   shutil.copytree(root / "bottle/test/broken", root / "bottle/train/broken")
   said = refuse("mvtec_ad", root, tmp_path)
   assert str(root / "bottle/train/broken") in said and 'not named "good"' in said
-
-
-# ---- folder ----
-
-
-@pytest.fixture
-def gear(tmp_path) -> Path:
-  return layouts.folder(tmp_path / "own") / "gear"
-
-
-def test_one_category_is_named_after_its_folder(gear, tmp_path):
-  builder = prepare("folder", gear, tmp_path)
-  index = builder.info.metadata["index"]
-  assert set(index["category"]) == {"gear"} and len(index["name"]) == 9
-  renamed = prepare("folder", gear.rename(gear.with_name("wheel")), tmp_path)
-  assert set(renamed.info.metadata["index"]["category"]) == {"wheel"}
-
-
-def test_here_is_a_folder_too(gear, tmp_path, monkeypatch):
-  monkeypatch.chdir(gear)
-  assert set(prepare("folder", ".", tmp_path).info.metadata["index"]["category"]) == {"gear"}
-
-
-def test_masks_are_optional(gear, tmp_path):
-  shutil.rmtree(gear / "ground_truth")
-  index, source = data.open("folder", str(gear), str(tmp_path / "prepared"))
-  assert index.label.sum() == 4
-  assert not data.load(index, source, np.flatnonzero(index.label), 16).region.any()
-
-
-def test_good_images_alone_will_do(gear, tmp_path):
-  shutil.rmtree(gear / "ground_truth")
-  shutil.rmtree(gear / "test")
-  index, source = data.open("folder", str(gear), str(tmp_path / "prepared"))
-  assert index.split.tolist() == ["train"] * 3 and len(index.rows("gear", "test")) == 0
-  assert data.load(index, source, index.rows("gear", "train"), 16).image.shape == (3, 16, 16, 3)
-
-
-def test_masks_with_both_names_and_any_form(gear, tmp_path):
-  masks = sorted((gear / "ground_truth/dent").iterdir())
-  masks[0].rename(masks[0].with_name("000_mask.png"))
-  Image.open(masks[1]).save(masks[1].with_suffix(".bmp"))
-  masks[1].unlink()
-  index, source = data.open("folder", str(gear), str(tmp_path / "prepared"))
-  assert data.load(index, source, np.flatnonzero(index.kind == "dent"), 16).region.any((1, 2)).all()
-
-
-def test_images_of_one_stem_need_masks_of_their_full_names(gear, tmp_path):
-  image, mask = gear / "test/dent/000.png", gear / "ground_truth/dent/000.png"
-  Image.open(image).save(image.with_suffix(".bmp"))
-  said = refuse("folder", gear, tmp_path)
-  assert "not certain which mask" in said and "2 images of that stem" in said
-  Image.open(mask).save(mask.with_suffix(".bmp"))
-  assert len(prepare("folder", gear, tmp_path).as_data_source("test")) == 7
-  shutil.copy(mask, mask.with_name("001_mask.png"))
-  shutil.rmtree(tmp_path / "prepared")
-  assert "not certain which mask" in refuse("folder", gear, tmp_path)
-
-
-def test_every_form_and_depth_of_image(gear, tmp_path):
-  rng = np.random.default_rng(0)
-  colour = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-  place = gear / "train/good"
-  shutil.rmtree(place)
-  place.mkdir()
-  Image.fromarray(colour[..., 0]).save(place / "grey.tiff")
-  Image.fromarray(colour[..., 0].astype(np.uint16) * 257).save(place / "deep.png")
-  Image.fromarray(np.dstack([colour, colour[..., :1]])).save(place / "alpha.webp", lossless=True)
-  Image.fromarray(colour).quantize(200).save(place / "palette.gif")
-  Image.fromarray(colour).save(place / "colour.PPM")
-  Image.fromarray(colour).save(place / "photo.jpeg")
-  builder = prepare("folder", gear, tmp_path)
-  rows = {Path(r["name"].decode()).stem: r["image"] for r in builder.as_data_source("train")}
-  grey = np.repeat(colour[..., :1], 3, axis=-1)
-  assert set(rows) == {"grey", "deep", "alpha", "palette", "colour", "photo"}
-  assert np.array_equal(rows["grey"], grey) and np.array_equal(rows["deep"], grey)
-  assert np.array_equal(rows["colour"], colour)
-
-
-def test_folders_within_kinds_are_refused(gear, tmp_path):
-  (gear / "test/dent/monday").mkdir()
-  said = refuse("folder", gear, tmp_path)
-  assert str(gear / "test/dent") in said and '"monday"' in said
-
-
-def test_images_beside_the_kinds_are_warned_of(gear, tmp_path, caplog):
-  shutil.copy(gear / "test/dent/000.png", gear / "test/lost.png")
-  shutil.copy(gear / "ground_truth/dent/000.png", gear / "ground_truth/dent/nobody.png")
-  prepare("folder", gear, tmp_path)
-  assert "1 images in no kind's folder" in caplog.text and "nobody.png" in caplog.text
-
-
-def test_other_folders_are_warned_of(gear, tmp_path, caplog):
-  caplog.set_level(logging.WARNING)
-  (gear.parent / "notes").mkdir()
-  prepare("folder", gear.parent, tmp_path)
-  assert "ignored: notes" in caplog.text
-
-
-@pytest.mark.skipif(os.name == "nt", reason="modes are not of that kind there")
-def test_a_folder_that_may_not_be_read(gear, tmp_path):
-  if os.geteuid() == 0:
-    pytest.skip("the superuser may read everything")
-  (gear / "train").chmod(0)
-  assert error_of("folder", gear, tmp_path)
-  (gear / "train").chmod(0o755)

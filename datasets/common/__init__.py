@@ -36,8 +36,8 @@ from imiad_jax import plugins
 from imiad_jax.errors import UserError
 
 __all__ = [
-  "Archive", "Builder", "Example", "checked", "fingerprint", "images", "name_of", "prepare",
-  "rows_of", "size", "source_of",
+  "Archive", "Builder", "Example", "built", "checked", "fingerprint", "images", "name_of",
+  "prepare", "read", "rows_of", "size", "source_of",
 ]  # fmt: skip
 
 _LOG = logging.getLogger(__name__)
@@ -57,9 +57,16 @@ def prepare(name: str, data_dir: str | None, prepared_dir: str) -> Builder:
   if packed:
     builder = _from_archives(cls, packed, home)
   else:
-    builder = _from_folder(cls, source and cls.home(source), home)
+    builder = _from_folder(cls, source, home)
   report(cls, rows_of(builder))
   return builder
+
+
+def built(name: str, prepared_dir: str) -> list[Builder]:
+  """Returns the builders of a data set that are ready in `prepared_dir`; builds nothing."""
+  cls = plugins.load("datasets", name).Builder
+  homes = sorted(Path(prepared_dir).expanduser().glob(f"*/{cls.name}/{cls.VERSION}"))
+  return [b for b in (cls(data_dir=home.parents[1]) for home in homes) if _is_ready(b)]
 
 
 def source_of(builder: type[Builder], data_dir: str | None, home: Path) -> Path | None:
@@ -81,15 +88,30 @@ def source_of(builder: type[Builder], data_dir: str | None, home: Path) -> Path 
   raise UserError(f'The folder "{root}" of data set "{builder.name}" {what}. {expected}')
 
 
+def read(cls: type[Builder], source: Path | None) -> tuple[Path | None, list[Example]]:
+  """Returns the folder that holds the categories and its examples, checked; None where none is.
+
+  Raises UserError when the folder is another data set's, is damaged or may not be read.
+  """
+  try:
+    root = source and cls.home(source)
+    return root, checked(cls, cls.examples(root), root)
+  except OSError as error:
+    raise UserError(
+      f'"{error.filename or source}" of data set "{cls.name}" cannot be read: {error.strerror}. '
+      "Make it readable, or give a copy."
+    ) from error
+
+
 def rows_of(builder: Builder) -> list[tuple[str, str, str]]:
   """Returns (category, split, kind) of every image of a ready builder."""
   index = builder.info.metadata["index"]
   return list(zip(index["category"], index["split"], index["kind"], strict=True))
 
 
-def _from_folder(cls: type[Builder], root: Path | None, prepared: Path) -> Builder:
-  """Returns the ready builder of an unpacked folder, None for a data set that needs none."""
-  examples = checked(cls, cls.examples(root), root)
+def _from_folder(cls: type[Builder], source: Path | None, prepared: Path) -> Builder:
+  """Returns the ready builder of an unpacked folder; None for a data set that needs none."""
+  root, examples = read(cls, source)
   home = prepared / fingerprint(examples, str(cls.VERSION))
   builder = cls(data_dir=home)
   if _is_ready(builder):
@@ -126,7 +148,7 @@ def _from_archives(cls: type[Builder], packed: list[Path], prepared: Path) -> Bu
       for file in packed:
         archives.check(file, cls.ARCHIVE)
         archives.unpack(file, folder)
-      builder = _from_folder(cls, cls.home(folder), prepared)
+      builder = _from_folder(cls, folder, prepared)
     except UserError as error:
       raise UserError(str(error).replace(str(folder), str(given))) from error
     finally:

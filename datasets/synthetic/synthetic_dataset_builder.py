@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 from imiad_jax.datasets import common  # pyright: ignore[reportMissingImports]
-from imiad_jax.datasets.common import Example  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.common import Example, counts  # pyright: ignore[reportMissingImports]
 from imiad_jax.datasets.common.pictures import png  # pyright: ignore[reportMissingImports]
 from imiad_jax.datasets.synthetic import defects  # pyright: ignore[reportMissingImports]
 
@@ -18,6 +18,10 @@ class Builder(common.Builder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
   CATEGORIES = tuple(sorted(defects.OBJECTS))
+  COUNTS = {
+    category: counts.usual(TRAIN, TEST, DEFECTS * len(defects.defects(category)))
+    for category in defects.OBJECTS
+  }
 
   @classmethod
   def examples(cls, root: Path | None) -> list[Example]:
