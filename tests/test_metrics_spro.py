@@ -1,11 +1,13 @@
 """Saturated PRO against a slow one that one can see is right, against PRO, and by hand."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from imiad_jax import metrics
 from tests.test_metrics import CLOSE, SCORES, SHAPE, draw_regions, draw_scores, quick, seeds
@@ -80,6 +82,27 @@ def test_saturation_at_the_area_is_pro(saturation):
   ours = metrics.spro(score, defects, valid, limits=(0.3,))
   pro = metrics.pixel(score, region, valid)["pro"]
   assert ours == pytest.approx({"spro@0.3": pro}, **CLOSE)
+
+
+def test_spro_is_that_of_mvtecs_own_code():
+  with np.load(Path(__file__).parent / "parity" / "spro.npz") as file:
+    theirs = dict(file)
+  score = theirs["score"]
+  defects = [[] for _ in score]
+  for i, mask, saturation in zip(
+    theirs["image"], theirs["mask"], theirs["saturation"], strict=True
+  ):
+    defects[i].append((mask, int(saturation)))
+  valid = np.ones(len(score), bool)
+  ours = metrics.spro(score, defects, valid, limits=tuple(theirs["limits"].tolist()))
+  # Asked for a threshold between all scores, it has the same curve.
+  np.testing.assert_allclose(list(ours.values()), theirs["exact"], rtol=0, atol=1e-12)
+  # As it comes, two points of its curve may be 1e-3 apart.
+  np.testing.assert_allclose(list(ours.values()), theirs["usual"], rtol=0, atol=1e-3)
+  # Its PRO has 100 thresholds, so 30 below the limit, between which it draws straight lines.
+  mask = [np.any([m for m, _ in d], axis=0) if d else np.zeros(score.shape[1:]) for d in defects]
+  region = np.stack([ndimage.label(m, np.ones((3, 3)))[0] for m in mask]).astype(np.int32)
+  assert metrics.pixel(score, region, valid)["pro"] == pytest.approx(theirs["pro"], abs=5e-3)
 
 
 def test_by_hand():
