@@ -237,6 +237,36 @@ def test_arrays_may_lie_anywhere():
     assert image == metrics.binary(score[:, 0, 0], label, valid)
 
 
+@pytest.mark.parametrize("budget", [0, 10**9])
+def test_a_hundred_ties_at_the_limit(budget):
+  score, region = np.zeros((1, 40, 26), np.float32), np.zeros((1, 40, 26), np.int32)
+  flat, region.reshape(-1)[:40] = score.reshape(-1), np.repeat([1, 2], 20)
+  flat[:10], flat[10:20], flat[20:40] = (
+    3,
+    2,
+    2,
+  )  # half of region 1 before the ties, the rest in them
+  flat[40:290], flat[290:390] = 2.5, 2  # of 1,000 normal pixels: FPR 0.25 before, 0.35 after
+  # 1/4 up to 0.25, then a straight line to 1 at 0.35, of which the limit is the middle
+  pro = (0.3 / 4 + 0.05 * (5 / 8 - 1 / 4) / 2) / 0.3
+  values = metrics.pixel(score, region, np.ones(1, bool), budget=budget)
+  assert values["pro"] == pytest.approx(pro, **CLOSE)
+  assert values == pytest.approx(values | reference(score, region, np.ones(1, bool), 0.3), **CLOSE)
+
+
+@pytest.mark.parametrize("regions", [1, 3, 7, 49])
+def test_nothing_is_above_1(regions):
+  region = np.zeros((regions, 16, 16), np.int32)
+  region[:, :7, :7] = (
+    1 + np.arange(49).reshape(7, 7) % 3
+  )  # 1/16 and 1/17 do not add up to 1 exactly
+  score, valid = (region > 0).astype(np.float32) + 20, np.ones(regions, bool)
+  for budget in (0, 10**9):
+    values = metrics.pixel(score, region, valid, f1=True, budget=budget)
+    for k in ("auroc", "ap", "f1max", "pro"):
+      assert 1 - 1e-12 < values[k] <= 1
+
+
 def test_counts_above_the_range_of_float32():
   score, region = np.zeros((5, 2048, 2048), np.float32), np.zeros((5, 2048, 2048), np.uint8)
   score[:4], score[4, 0, 0] = 2, 2  # h normal pixels with 2, the others with 0

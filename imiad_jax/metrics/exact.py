@@ -148,13 +148,18 @@ def _values(
   a, b = gt / counts[1], ge / counts[1]
   f1 = jnp.where(query > keys.LOWEST, 2 * tp / (counts[0] + tp + ge), -1)
   values = {
-    "auroc": _area(weight[0], a, b, 1.0),
-    "ap": jnp.sum(weight[0] * tp / (tp + ge)),
+    "auroc": _at_most_1(_area(weight[0], a, b, 1.0)),
+    "ap": _at_most_1(jnp.sum(weight[0] * tp / (tp + ge))),
     "f1max": jnp.max(f1),
   }
   best = jnp.max(jnp.where(f1 == values["f1max"], query, keys.LOWEST))
   areas = jax.vmap(lambda limit: _area(weight[1], a, b, limit) / limit)(limits)
-  return values, best, jnp.minimum(areas, 1)  # the weights' sum is off 1 by rounding
+  return values, best, _at_most_1(areas)
+
+
+def _at_most_1(x: Float64[Array, "..."]) -> Float64[Array, "..."]:
+  """Takes back what is above 1 because the weights add up to 1 up to rounding only."""
+  return jnp.minimum(x, 1)
 
 
 def _area(
