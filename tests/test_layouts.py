@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from imiad_jax.datasets import common
 from PIL import Image
 
@@ -43,6 +44,15 @@ def test_what_is_read_is_what_was_written(name, tmp_path):
       assert row["mask"].shape == (24, 32, 1)
   assert builder.info.citation or name == "folder"
   assert builder.info.description and builder.pkg_dir_path.joinpath("TAGS.txt").exists()
+
+
+def test_tfds_alone_builds_it_too(tmp_path):
+  root = write("btad", tmp_path)
+  ours = prepare("btad", root, tmp_path)
+  alone = type(ours)(data_dir=tmp_path / "alone")
+  config = tfds.download.DownloadConfig(manual_dir=root, try_download_gcs=False)
+  alone.download_and_prepare(download_dir=tmp_path / "unused", download_config=config)
+  assert alone.info.metadata == ours.info.metadata
 
 
 @every

@@ -78,7 +78,10 @@ def source_of(builder: type[Builder], data_dir: str | None, home: Path) -> Path 
   if not expected:
     return None
   if not data_dir and builder.ARCHIVE:
-    return archives.fetch(builder.ARCHIVE, home / "downloads")
+    folder = home / "downloads"
+    _check_writable(folder, 0)
+    with _locked(folder / builder.ARCHIVE.name):
+      return archives.fetch(builder.ARCHIVE, folder)
   if not data_dir:
     raise UserError(f'Data set "{builder.name}" needs a folder and none was given. {expected}')
   root = Path(data_dir).expanduser()

@@ -59,7 +59,6 @@ def fetch(archive: Archive, folder: Path) -> Path:
     return file
   part = file.with_name(f"{file.name}.part")
   try:
-    folder.mkdir(parents=True, exist_ok=True)
     _LOG.info("Fetching %s into %s", archive.url, folder)
     with urllib.request.urlopen(archive.url, timeout=30) as answer, part.open("wb") as out:
       shutil.copyfileobj(answer, out, 1 << 20)

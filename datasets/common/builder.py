@@ -24,6 +24,8 @@ from imiad_jax.datasets.common.examples import (  # pyright: ignore[reportMissin
 from imiad_jax.errors import UserError
 
 _LOG = logging.getLogger("imiad_jax.datasets.common")
+# TFDS recommends another library than Pillow wherever it decodes a picture itself.
+logging.getLogger("absl").addFilter(lambda r: "OpenCV is not installed" not in r.getMessage())
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -36,13 +36,13 @@ def folders(folder: Path | None) -> list[Path]:
 
 def child(folder: Path | None, name: str) -> Path | None:
   """Returns the folder of this name in a folder, else one of this name in another case."""
-  alike = [p for p in folders(folder) if p.name.casefold() == name.casefold()]
-  return next((p for p in alike if p.name == name), alike[0] if alike else None)
+  return _named(folders(folder), name)
 
 
 def categories(root: Path | None, names: Sequence[str]) -> dict[str, Path]:
   """Returns the folders in `root` of those categories that are there."""
-  places = {name: child(root, name) for name in names} if folders(root) else {}
+  there = folders(root)
+  places = {name: _named(there, name) for name in names}
   return {name: place for name, place in places.items() if place}
 
 
@@ -120,6 +120,11 @@ def kind_of(place: Path) -> str:
   """Returns the kind that a folder's images are of: "good", also for `ok`, or its name."""
   name = unicodedata.normalize("NFC", place.name)
   return "good" if name.casefold() in ("good", "ok") else name
+
+
+def _named(places: list[Path], name: str) -> Path | None:
+  alike = [p for p in places if p.name.casefold() == name.casefold()]
+  return next((p for p in alike if p.name == name), alike[0] if alike else None)
 
 
 def _stem(path: Path) -> str:
