@@ -230,9 +230,11 @@ def test_arrays_may_lie_anywhere():
   score, region = np.resize(example()[0], (n, 8, 8)), np.resize(example()[1], (n, 8, 8))
   valid, label = np.arange(n) != 1, np.arange(n) // 2 % 2
   expected = metrics.pixel(score, region, valid)
+  streamed = metrics.pixel(score, region, valid, budget=0)
   for put in (jnp.asarray, parallel.shard, parallel.replicate):
     assert metrics.pixel(put(score), region, valid) == expected
     assert metrics.pixel(put(score), put(region), put(valid)) == expected
+    assert metrics.pixel(put(score), put(region), put(valid), budget=0) == streamed
     image = metrics.binary(put(score[:, 0, 0]), put(label), put(valid))
     assert image == metrics.binary(score[:, 0, 0], label, valid)
 
