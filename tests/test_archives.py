@@ -68,6 +68,21 @@ def test_an_archive_for_each_category(tmp_path):
   assert builder.info.metadata == prepare("mvtec_ad", root, tmp_path).info.metadata
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_an_entry_that_climbs_out(name, tmp_path):
+  file = pack(write(name, tmp_path), tmp_path / "any.tar")
+  with tarfile.open(file, "a") as archive:
+    archive.addfile(entry("data/../../../evil.png", size=3), io.BytesIO(b"bad"))
+  assert 'it climbs out with ".."' in refuse(name, file, tmp_path)
+  assert not list(tmp_path.glob("**/evil*"))
+
+
+def test_a_python_that_cannot_unpack_safely(tmp_path, monkeypatch):
+  file = pack(layouts.mpdd(tmp_path / "mpdd"), tmp_path / "mpdd.tar")
+  monkeypatch.delattr(tarfile, "data_filter")
+  assert "3.11.4 or newer" in refuse("mpdd", file, tmp_path)
+
+
 def entry(name: str, **kw) -> tarfile.TarInfo:
   member = tarfile.TarInfo(name)
   for key, value in kw.items():

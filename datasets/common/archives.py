@@ -109,6 +109,11 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def _untar(file: Path, folder: Path) -> None:
+  if not hasattr(tarfile, "data_filter"):
+    raise UserError(
+      f'"{file}" cannot be unpacked safely by this Python. Expected: 3.11.4 or newer. Upgrade it, '
+      "or unpack the archive yourself and give the folder."
+    )
   with tarfile.open(file) as archive:
     for member in archive:
       _check_name(member.name, file)
