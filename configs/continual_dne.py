@@ -15,6 +15,6 @@ from imiad_jax import config
 def get_config(arg: str | None = None):
   """Returns the config for "dataset=,backbone="."""
   given = config.parse(arg, dataset="synthetic", backbone="efficientnet_lite0")
-  out = config.make(method="dne", setting="continual", **given)
+  out = config.make(given["dataset"], config.part("dne", "continual", given["backbone"]))
   out.gallery = 8
   return out

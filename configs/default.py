@@ -20,4 +20,4 @@ def get_config(arg: str | None = None):
     setting="unsupervised",
     backbone="efficientnet_lite0",
   )
-  return config.make(**given)
+  return config.make(given.pop("dataset"), config.part(**given))

@@ -35,45 +35,60 @@ def parse(arg: str | None, **defaults: str) -> dict[str, str]:
   return out
 
 
-def make(
+def part(
   method: str,
-  dataset: str,
   setting: str,
   backbone: str,
+  setting_kw: dict[str, Any] | None = None,
   **method_kw: Any,
 ) -> ml_collections.ConfigDict:
-  """Returns the config of one method on one data set in one setting.
+  """Returns what to run: a method in a setting.
 
   Args:
     method: a name in methods/.
-    dataset: a name in datasets/.
     setting: a name in settings/.
     backbone: a backbone's name, or "paper" for the one of the method's authors. One of the small
       embedded ones (efficientnet_lite*) also brings hyperparameters that a CPU can pay for.
-    **method_kw: hyperparameters that differ from both.
+    setting_kw: parameters of the setting that differ from its own.
+    **method_kw: hyperparameters that differ from those.
 
   Raises:
     UserError: a name that does not exist.
   """
-  plugins.load("settings", setting)
-  plugins.check("dataset", dataset, plugins.names("datasets"))
   given: dict[str, Any] = {}
   if backbone != "paper":
     plugins.backbone(backbone)
     given["backbone"] = backbone
     if backbone.startswith("efficientnet_lite"):
       given |= SMALL.get(method, {})
+  tasks = plugins.load("settings", setting).tasks
   factory = plugins.load("methods", method).Model
+  out = ml_collections.ConfigDict()
+  out.method = method
+  out.method_kw = plugins.resolve(method, factory, given | method_kw)
+  out.setting = setting
+  out.setting_kw = plugins.resolve(setting, tasks, setting_kw or {})
+  return out
+
+
+def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config of parts on a data set; of a single part, its entries can be overridden.
+
+  Raises:
+    UserError: a data set that does not exist.
+  """
+  plugins.check("dataset", dataset, plugins.names("datasets"))
   config = ml_collections.ConfigDict()
-  config.method = method
-  config.method_kw = plugins.resolve(method, factory, given | method_kw)
   config.dataset = dataset
   config.categories = ("all",)
-  config.setting = setting
-  config.setting_kw = ml_collections.ConfigDict()
+  config.multi_class = False
   config.seeds = (0,)
   config.data_dir = ""
   config.prepared_dir = cache.folder("prepared")
   config.results = "results"
   config.gallery = 0
+  if len(parts) == 1:
+    config.update(parts[0])
+  else:
+    config.parts = parts
   return config

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imiad_jax import features, metrics, parallel, plugins
+from imiad_jax import features, metrics, parallel, plugins, views
 from imiad_jax.errors import UserError
 from imiad_jax.types import Batch, Index, Method, Run, Scores, Spec, State, Task
 
@@ -34,12 +34,14 @@ class Built(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """What testing one task after learning another gave."""
+  """What testing one category after learning a task gave."""
 
   learnt: int  # number of the task learnt last
-  task: Task
+  task: int  # number of the task that the category belongs to
+  category: str
+  rows: np.ndarray  # [m] of the index
   metrics: dict[str, float]
-  scores: Scores  # numpy arrays, rows as task.test
+  scores: Scores  # numpy arrays, one for each row
   seconds: dict[str, float]
 
 
@@ -63,12 +65,14 @@ def _build(name: str, kw: str) -> Built:
   def update(state: State, data: Data, rows: jax.Array, valid: jax.Array, epoch: jax.Array):
     taken = jax.tree.map(lambda x: x[rows], data)
     row = jnp.where(valid, rows, len(data["image"]))
-    return method.update(state, _batch(taken, taken["label"], row, epoch, valid))
+    region = taken.get("region", jnp.zeros(taken["image"].shape[:3], jnp.int32))
+    return method.update(state, _batch(taken, taken["label"], region, row, epoch, valid))
 
   def score(state: State, data: Data) -> Scores:
     told = jnp.full(len(data["image"]), -1, jnp.int32)
+    region = jnp.zeros(data["image"].shape[:3], jnp.int32)
     valid = jnp.ones(len(data["image"]), bool)
-    return method.score(state, _batch(data, told, told, jnp.int32(0), valid))
+    return method.score(state, _batch(data, told, region, told, jnp.int32(0), valid))
 
   return Built(
     method,
@@ -78,21 +82,25 @@ def _build(name: str, kw: str) -> Built:
   )
 
 
-def check(built: Built) -> None:
-  """Raises UserError where a method cannot start on its backbone, before any data are read."""
+def check(built: Built) -> Method:
+  """Returns the method, or raises UserError where it cannot start on its backbone."""
   method = built.method
   for name in ("size", "batch", "epochs"):
     if getattr(method, name) < 1:
       raise UserError(f"{name} is {getattr(method, name)}, but should be at least 1.")
   net = features.backbone(method.backbone)
   shapes = features.shapes(net, method.stages, method.size)
+  for stage, shape in shapes:
+    if len(shape) != 3:
+      raise UserError(f'The stage "{stage}" of {net.name} is no grid of cells; take another one.')
   spec = Spec((method.size, method.size, 3), shapes, max_train=8, num_tasks=1)
   jax.eval_shape(lambda key, params: method.init(key, spec, params), jax.random.key(0), net.params)
+  return method
 
 
-def _batch(data: Data, label: jax.Array, row: jax.Array, epoch: jax.Array, valid: jax.Array):
+def _batch(data: Data, label: jax.Array, region: jax.Array, *rest: jax.Array) -> Batch:
   image = data["image"].astype(jnp.float32) / 255
-  return Batch(image, label, row, epoch, valid, data["features"])
+  return Batch(image, label, region, *rest, data["features"])
 
 
 def bucket(n: int) -> int:
@@ -101,13 +109,13 @@ def bucket(n: int) -> int:
   return -(-n // step) * step
 
 
-def start(built: Built, tasks: list[Task], seed: int) -> tuple[State, int]:
-  """Returns the first State and the rows that a task is padded to."""
+def start(built: Built, rows: list[int], seed: int) -> tuple[State, int]:
+  """Returns the first State for tasks of so many rows, and the rows that each is padded to."""
   method = built.method
   net = features.backbone(method.backbone)
-  most = bucket(max(len(t.train) for t in tasks))
+  most = bucket(max(rows))
   shapes = features.shapes(net, method.stages, method.size)
-  spec = Spec((method.size, method.size, 3), shapes, most, len(tasks))
+  spec = Spec((method.size, method.size, 3), shapes, most, len(rows))
   return jax.jit(method.init, static_argnums=1)(jax.random.key(seed), spec, net.params), most
 
 
@@ -149,7 +157,7 @@ def evaluate(scores: Scores, label: np.ndarray, region: np.ndarray) -> dict[str,
 
 
 def run(what: Run, store: features.Store) -> Iterator[Outcome]:
-  """Runs one Run; yields an Outcome for every task tested, in the order they are tested.
+  """Runs one Run; yields an Outcome for every category tested, in the order they are tested.
 
   Raises:
     UserError: the setting or method refuses what it was given.
@@ -158,64 +166,80 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
   built = build(what.method, what.method_kw)
   setting = plugins.load("settings", what.setting)
   tasks = setting.tasks(store.index, what.categories, what.seed, **what.setting_kw)
-  state, most = start(built, tasks, what.seed)
+  tasks = tasks if built.method.supervised else [_normal_only(task) for task in tasks]
+  state, most = start(built, [len(t.train) * views.copies(t.view) for t in tasks], what.seed)
   for i, task in enumerate(tasks):
     began = time.perf_counter()
-    data = _train_data(built, store, task, most)
+    data, n = _told(built.method, store, task, most, what.seed)
     fetched = time.perf_counter()
-    state, logs = learn(built, state, data, len(task.train), _seed(what.seed, i))
+    state, logs = learn(built, state, data, n, _seed(what.seed, i))
     jax.block_until_ready(state)
     del data
     learnt = time.perf_counter()
     said = "".join(f", {k} {v:.3g}" for k, v in logs.items())
     _LOG.info(
       "task %d/%d %s: learnt %d images in %.1f s%s",
-      *(i + 1, len(tasks), task.name, len(task.train), learnt - fetched, said),
+      *(i + 1, len(tasks), task.name, n, learnt - fetched, said),
     )
     seconds = {"fetch": fetched - began, "learn": learnt - fetched}
-    for seen in tasks[: i + 1]:
-      yield _test(built, state, store, i, seen, seconds)
-      seconds = {}
+    for j, seen in enumerate(tasks[: i + 1]):
+      for category, rows in seen.tests.items():
+        if len(rows):
+          found, scores, spent = _test(built, state, store, category, rows)
+          yield Outcome(i, j, category, rows, found, scores, _sum(seconds, spent))
+          seconds = {}
+
+
+def _normal_only(task: Task) -> Task:
+  """Returns the task without the rows told anomalous: for a method that does not use labels."""
+  return task._replace(train=task.train[task.label == 0], label=task.label[task.label == 0])
+
+
+def _told(
+  method: Method, store: features.Store, task: Task, most: int, seed: int
+) -> tuple[Data, int]:
+  """Returns what a task tells its learner, on the device and padded to `most` rows; and how many.
+
+  That is its images, their views and features, what is told of labels and, if it is, of masks.
+  """
+  net = features.backbone(method.backbone)
+  pixels = store.pixels(task.train, method.size)
+  if task.view == "none":
+    image = pixels.image
+    found = store.features(task.train, method.backbone, method.stages, method.size)
+  else:  # views are of few images, and of these alone
+    image = views.add(pixels.image, task.view, seed)
+    found = features.extract(net, method.stages, image)
+  data = {"image": image, "features": found}
+  data["label"] = np.tile(task.label, views.copies(task.view)).astype(np.int32)
+  if task.masks and method.supervised:
+    data["region"] = pixels.region.astype(np.int32)
+  return jax.tree.map(lambda x: jax.device_put(parallel.pad(x, most)), data), len(image)
 
 
 def _test(
-  built: Built, state: State, store: features.Store, i: int, task: Task, seconds: dict[str, float]
-) -> Outcome:
-  """Scores and measures one task; what is scored carries neither label nor mask."""
-  size = built.method.size
+  built: Built, state: State, store: features.Store, category: str, rows: np.ndarray
+) -> tuple[dict[str, float], Scores, dict[str, float]]:
+  """Scores and measures one category; what is scored carries neither label nor mask."""
+  method, index = built.method, store.index
   began = time.perf_counter()
-  data = fetch(store, built.method, task.test)
+  pixels = store.pixels(rows, method.size)
+  found = store.features(rows, method.backbone, method.stages, method.size)
   fetched = time.perf_counter()
-  scores = built.score(state, data)
+  scores = built.score(state, {"image": pixels.image, "features": found})
   scored = time.perf_counter()
   for name, values in scores._asdict().items():
     if values is not None and not np.isfinite(values).all():
       bad = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
-      raise Failed(f"{name} scores of {bad} of {len(values)} images of {task.name} are not finite")
-  index = store.index
-  region = store.pixels(task.test, size).region
-  found = evaluate(scores, index.label[task.test].astype(np.int32), region)
-  spent = {
-    "fetch": seconds.get("fetch", 0) + fetched - began,
-    "learn": seconds.get("learn", 0),
-    "score": scored - fetched,
-    "measure": time.perf_counter() - scored,
-  }
-  return Outcome(i, task, found, scores, spent)
+      raise Failed(f"{name} scores of {bad} of {len(values)} images of {category} are not finite")
+  measured = evaluate(scores, index.label[rows].astype(np.int32), pixels.region)
+  done = time.perf_counter()
+  spent = {"fetch": fetched - began, "score": scored - fetched, "measure": done - scored}
+  return measured, scores, spent
 
 
-def _train_data(built: Built, store: features.Store, task: Task, most: int) -> Data:
-  """Returns a task's rows and what is told of them on the device, padded to `most` rows."""
-  data = fetch(store, built.method, task.train) | {"label": task.label.astype(np.int32)}
-  return jax.tree.map(lambda x: jax.device_put(parallel.pad(x, most)), data)
-
-
-def fetch(store: features.Store, method: Method, rows: np.ndarray) -> Data:
-  """Returns the images [n,h,w,3] uint8 and frozen features of rows, on the host."""
-  return {
-    "image": store.pixels(rows, method.size).image,
-    "features": store.features(rows, method.backbone, method.stages, method.size),
-  }
+def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+  return {k: a.get(k, 0) + b.get(k, 0) for k in a | b}
 
 
 def _seed(seed: int, task: int) -> int:

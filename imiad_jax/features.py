@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Int
 
 from imiad_jax import data, parallel, plugins
-from imiad_jax.errors import UserError
 from imiad_jax.types import Index
 
 _LOG = logging.getLogger(__name__)
@@ -45,8 +44,6 @@ def shapes(net: Backbone, stages: tuple[str, ...], size: int) -> tuple[tuple[str
   out = jax.eval_shape(net.apply, net.params, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
   for stage in stages:
     plugins.check(f"stage of {net.name}", str(stage), out)
-    if out[stage].ndim != 4:
-      raise UserError(f'The stage "{stage}" of {net.name} is no grid of cells; take another one.')
   return tuple((stage, out[stage].shape[1:]) for stage in stages)
 
 
@@ -62,12 +59,28 @@ def _extractor(name: str, stages: tuple[str, ...]) -> Callable[..., dict[str, np
   return parallel.chunked(one, chunk=8)
 
 
+def extract(net: Backbone, stages: tuple[str, ...], image: np.ndarray) -> dict[str, np.ndarray]:
+  """Returns {stage: [n,h',w',c]} of images [n,h,w,3] uint8, split over the devices."""
+  return _extractor(net.name, stages)(net.params, image) if stages else {}
+
+
 class Store:
   """Pixels and features of whole categories of one data set, least recently used out first."""
 
-  def __init__(self, index: Index, source: data.Source, budget: int = 4 << 30):
-    """Keeps up to `budget` bytes on the host."""
+  def __init__(
+    self,
+    index: Index,
+    source: data.Source,
+    together: dict[tuple[str, int], tuple[str, ...]] | None = None,
+    budget: int = 4 << 30,
+  ):
+    """Keeps up to `budget` bytes on the host.
+
+    `together` names for (backbone, size) the stages that will be asked for, so that one pass
+    gives them all.
+    """
     self.index, self.source, self.budget = index, source, budget
+    self._together = together or {}
     self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
 
   def pixels(self, rows: Int[np.ndarray, " n"], size: int) -> data.Pixels:
@@ -107,8 +120,9 @@ class Store:
   def _features(self, category: str, name: str, stages: tuple[str, ...], size: int):
     key = (category, size, name)
     kept = self._kept.get(key, {})
-    missing = tuple(s for s in stages if s not in kept)
-    if missing:
+    if any(s not in kept for s in stages):
+      wanted = dict.fromkeys((*stages, *self._together.get((name, size), ())))
+      missing = tuple(s for s in wanted if s not in kept)
       images = self._pixels(category, size).image
       _LOG.info("features: %s of %d images of %s", "+".join(missing), len(images), category)
       kept = kept | _extractor(name, missing)(backbone(name).params, images)

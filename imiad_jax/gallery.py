@@ -52,7 +52,7 @@ def write(
 
   Heat maps share one scale: from the 1st percentile of all their pixels to the highest.
   """
-  rows = np.concatenate([o.task.test for o in outcomes])
+  rows = np.concatenate([o.rows for o in outcomes])
   score = np.concatenate([o.scores.image for o in outcomes])
   shown = choose(score, store.index.label[rows], count)
   pixels = store.pixels(rows[shown], size)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -32,51 +32,71 @@ def do(config: Config) -> None:
   """
   records.check_writable(config.results)
   _cache_compilations()
-  module = plugins.load("methods", config.method)
-  built = engine.build(config.method, config.method_kw.to_dict())
-  engine.check(built)
   _check(config)
+  parts = config.get("parts", (config,))
+  together: dict[tuple[str, int], tuple[str, ...]] = {}
+  for part in parts:
+    method = engine.check(engine.build(part.method, part.method_kw.to_dict()))
+    shared = (method.backbone, method.size)
+    together[shared] = (*together.get(shared, ()), *method.stages)
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
-  versions = {
-    "method": module.VERSION,
-    "setting": plugins.load("settings", config.setting).VERSION,
-    "metrics": metrics.VERSION,
-    "dataset": source.version,
-    "data": source.fingerprint,
-    "weights": features.backbone(built.method.backbone).sha256,
-  }
-  store = features.Store(index, source)
-  runs = expand(config, index)
-  todo = [r for r in runs if not records.done(*_place(config.results, r, versions))]
-  _LOG.info("%d of %d runs are done already", len(runs) - len(todo), len(runs))
+  store = features.Store(index, source, together)
+  jobs = [job for part in parts for job in expand(config, part, index, source)]
+  # Runs that share features stand together.
+  jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
+  todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
+  _LOG.info("%d of %d runs are done already", len(jobs) - len(todo), len(jobs))
   failed = 0
-  for i, run in enumerate(todo):
-    _LOG.info("run %d/%d: %s", i + 1, len(todo), "+".join(run.categories))
-    failed += not _one(run, store, versions, config)
+  for i, job in enumerate(todo):
+    kw = ", ".join(f"{k}={v}" for k, v in job.run.setting_kw.items())
+    what = f"{job.run.method}, {job.run.setting}{f' ({kw})' if kw else ''}"
+    _LOG.info("run %d/%d: %s: %s", i + 1, len(todo), what, "+".join(job.run.categories))
+    failed += not _one(job, store, config)
   if not todo:
     print("Nothing to do: every run of this config has its line of results already.\n")
-  mine = {records.run_id(r, versions) for r in runs}
-  file = records.path(config.results, runs[0])
-  print(tables.text([r for r in records.read(file) if r["id"] in mine]))
-  print(f"\nResults: {file}")
+  files = list(dict.fromkeys(records.path(config.results, job.run) for job in jobs))
+  mine = {job.id for job in jobs}
+  lines = [r for file in files for r in records.read(file) if r["id"] in mine]
+  print(tables.text(tables.summary(lines) if len(parts) > 1 else tables.sections(lines)))
+  print("\nResults: " + "\n         ".join(map(str, files)))
   if failed:
-    raise UserError(f"{failed} of {len(runs)} runs failed; {file} has their errors.")
+    raise UserError(f"{failed} of {len(jobs)} runs failed; their lines of results say why.")
 
 
-def expand(config: Config, index: Index) -> list[Run]:
-  """Returns the runs that a config stands for: one for each seed and group of categories."""
+class Job(NamedTuple):
+  """A run and its identity."""
+
+  run: Run
+  versions: dict[str, str]
+  id: str
+
+
+def expand(config: Config, part: Config, index: Index, source: data.Source) -> list[Job]:
+  """Returns what a part of a config stands for: a run for each seed and group of categories.
+
+  The part has a method and a setting; the config says on which data and seeds.
+  """
   known = engine.categories(index)
   given = tuple(config.categories)
   chosen = known if given == ("all",) else given
   for category in chosen:
     plugins.check(f"category of {config.dataset}", category, known)
-  setting = plugins.load("settings", config.setting)
-  kw = plugins.resolve(config.setting, setting.tasks, config.setting_kw.to_dict())
-  return [
-    Run(config.dataset, group, config.setting, kw, config.method, config.method_kw.to_dict(), seed)
-    for group in setting.runs(chosen)
+  setting = plugins.load("settings", part.setting)
+  kw = plugins.resolve(part.setting, setting.tasks, part.setting_kw.to_dict())
+  versions = {
+    "method": plugins.load("methods", part.method).VERSION,
+    "setting": setting.VERSION,
+    "metrics": metrics.VERSION,
+    "dataset": source.version,
+    "data": source.fingerprint,
+    "weights": features.backbone(part.method_kw.backbone).sha256,
+  }
+  runs = [
+    Run(config.dataset, group, part.setting, kw, part.method, part.method_kw.to_dict(), seed)
+    for group in setting.runs(chosen, config.multi_class)
     for seed in config.seeds
   ]
+  return [Job(run, versions, records.run_id(run, versions)) for run in runs]
 
 
 def _check(config: Config) -> None:
@@ -89,22 +109,19 @@ def _check(config: Config) -> None:
     raise UserError(f"The seeds are {config.seeds}. They must be whole numbers from 0 on.")
 
 
-def _place(root: str, run: Run, versions: dict[str, str]) -> tuple[pathlib.Path, str]:
-  return records.path(root, run), records.run_id(run, versions)
-
-
-def _one(run: Run, store: features.Store, versions: dict[str, str], config: Config) -> bool:
+def _one(job: Job, store: features.Store, config: Config) -> bool:
   """Does one run and writes its line; returns whether it gave a result."""
   began = time.perf_counter()
-  file, identity = _place(config.results, run, versions)
-  record: records.Record = {"id": identity, "run": run._asdict(), "versions": versions}
+  run, file = job.run, records.path(config.results, job.run)
+  record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
   outcomes: list[engine.Outcome] = []
   rows: list[dict[str, Any]] = []
   try:
     for outcome in engine.run(run, store):
-      rows.append({"learnt": outcome.learnt, "task": outcome.task.name} | outcome.metrics)
+      rows.append({"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics)
       rows[-1]["seconds"] = {k: round(v, 3) for k, v in outcome.seconds.items()}
-      outcomes = [o for o in outcomes if o.learnt == outcome.learnt] + [outcome]
+      if config.gallery:
+        outcomes = [o for o in outcomes if o.learnt == outcome.learnt] + [outcome]
     record["rows"] = rows
   except engine.Failed as e:
     _LOG.error("failed: %s", e)
@@ -118,8 +135,8 @@ def _one(run: Run, store: features.Store, versions: dict[str, str], config: Conf
     "commit": _commit(),
     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
   }
-  if config.gallery and "rows" in record:
-    picture = file.parent / "gallery" / f"{run.method}-{identity}.png"
+  if outcomes:
+    picture = file.parent / "gallery" / f"{run.method}-{job.id}.png"
     size = run.method_kw["size"]
     gallery.write(picture, outcomes, store, size, config.gallery)
     print(f"Gallery: {picture}")

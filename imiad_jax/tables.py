@@ -21,15 +21,17 @@ Table = list[list[str]]  # the first row is the head
 
 
 def matrix(record: Record, metric: str) -> np.ndarray | None:
-  """Returns [t,t], the metric on task j after learning task i, NaN above the diagonal.
+  """Returns [t,c], the metric on category j after learning task i, NaN before its own task.
 
-  None where the run does not have the metric for every task.
+  None where the run does not have the metric for every category.
   """
   names = list(dict.fromkeys(row["task"] for row in record["rows"]))
-  out = np.full((len(names), len(names)), np.nan)
+  out = np.full((1 + max(row["learnt"] for row in record["rows"]), len(names)), np.nan)
   for row in record["rows"]:
-    out[row["learnt"], names.index(row["task"])] = row.get(metric, np.nan)
-  return out if np.isfinite(out[np.tril_indices(len(names))]).all() else None
+    if metric not in row:
+      return None
+    out[row["learnt"], names.index(row["task"])] = row[metric]
+  return out
 
 
 def scores(rs: list[Record]) -> Table:
@@ -92,9 +94,62 @@ def matrix_table(rs: list[Record], metric: str) -> Table:
   if not ms:
     return table
   mean = np.mean(ms, axis=0)
-  for name, values in zip(names, mean, strict=True):
-    table.append([name, *("" if np.isnan(v) else f"{v:.3f}" for v in values)])
+  for i, values in enumerate(mean):
+    new = np.isfinite(values) & (i == 0 or np.isnan(mean[i - 1]))
+    learnt = "+".join(n for n, first in zip(names, new, strict=True) if first)
+    table.append([learnt, *("" if np.isnan(v) else f"{v:.3f}" for v in values)])
   return table
+
+
+def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
+  """Returns a titled table for each data set and setting: one line for each method and variant.
+
+  A variant is a value of the setting's own parameters, of which those that vary are columns. The
+  metrics are means over categories after the last task, with the spread over seeds.
+  """
+  groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+  for record in rs:
+    if "error" not in record:
+      groups[record["run"]["dataset"], record["run"]["setting"]].append(record)
+  return [(f"{s} on {d}", _variants(group)) for (d, s), group in groups.items()]
+
+
+def _variants(rs: list[Record]) -> Table:
+  kws = [r["run"]["setting_kw"] for r in rs]
+  varies = [k for k in kws[0] if len({_plain(kw[k]) for kw in kws}) > 1]
+  lines: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+  for r, kw in zip(rs, kws, strict=True):
+    lines[r["run"]["method"], *(_plain(kw[k]) for k in varies)].append(r)
+  used = [m for m in METRICS if any(m in row for r in rs for row in r["rows"])]
+  continual = any(row["learnt"] for r in rs for row in r["rows"])
+  head = ["method", *varies, *(_SHORT[m] for m in used)]
+  table = [head + [f"FM {_SHORT[m]}" for m in used if continual]]
+  for label in sorted(lines, key=lambda x: [(len(v), v) if _number(v) else (0, v) for v in x]):
+    group = lines[label]
+    row = [*label, *(_cell(_per_seed(group, m)) for m in used)]
+    table.append(row + [_cell(_lost(group, m)) for m in used if continual])
+  return table
+
+
+def _number(value: str) -> bool:
+  return value.replace(".", "", 1).isdigit()
+
+
+def _per_seed(rs: list[Record], metric: str) -> list[float]:
+  """Returns for each seed the mean over categories of a metric after the last task."""
+  found: dict[int, list[float]] = defaultdict(list)
+  for r in rs:
+    last = max(row["learnt"] for row in r["rows"])
+    found[r["run"]["seed"]] += [
+      row[metric] for row in r["rows"] if row["learnt"] == last and metric in row
+    ]
+  return [float(np.mean(v)) for v in found.values() if v]
+
+
+def _lost(rs: list[Record], metric: str) -> list[float]:
+  """Returns the forgetting of each run that forgot, over its earlier categories."""
+  ms = [m for m in (matrix(r, metric) for r in rs) if m is not None]
+  return [lost[0] for lost in map(forgetting, ms) if lost]
 
 
 def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
@@ -128,16 +183,19 @@ def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   return out
 
 
+def _plain(value: Any) -> str:
+  return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def _with(name: str, kw: dict[str, Any]) -> str:
   """Returns "name (key=value, key=value)", or the name alone."""
-  plain = {k: "+".join(map(str, v)) if isinstance(v, list | tuple) else v for k, v in kw.items()}
-  return f"{name} ({', '.join(f'{k}={v}' for k, v in plain.items())})" if kw else name
+  return f"{name} ({', '.join(f'{k}={_plain(v)}' for k, v in kw.items())})" if kw else name
 
 
-def text(rs: Iterable[Record]) -> str:
-  """Returns the tables for a terminal."""
+def text(tables: Iterable[tuple[str, Table]]) -> str:
+  """Returns titled tables for a terminal."""
   parts: list[str] = []
-  for title, table in sections(rs):
+  for title, table in tables:
     widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))] if table else []
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in table]
     if lines:

@@ -19,6 +19,7 @@ class Batch(NamedTuple):
 
   image: jax.Array  # [b,h,w,3] float32 in [0,1]; the backbone normalises
   label: jax.Array  # [b] int32: what the learner is told; -1 when scoring
+  region: jax.Array  # [b,h,w] int32: k in the k-th defect; 0 where no masks are told, and in score
   row: jax.Array  # [b] int32: place among the task's training rows; Spec.max_train for padding
   epoch: jax.Array  # [] int32: passes over the task made before this one
   valid: jax.Array  # [b] bool
@@ -57,6 +58,7 @@ class Method(NamedTuple):
   size: int  # height and width the images are resized to
   batch: int
   epochs: int
+  supervised: bool = False  # else it learns only the rows told normal
 
 
 class Task(NamedTuple):
@@ -65,7 +67,9 @@ class Task(NamedTuple):
   name: str
   train: np.ndarray  # [n] int
   label: np.ndarray  # [n] int: the label told for each training row
-  test: np.ndarray  # [m] int; empty: nothing to score
+  tests: dict[str, np.ndarray]  # category -> [m] int: rows tested from this task on
+  masks: bool = False  # whether the regions of the training rows are told too
+  view: str = "none"  # a key of views.KINDS: views of the training images that are learnt too
 
 
 class Run(NamedTuple):

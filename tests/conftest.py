@@ -1,6 +1,11 @@
 """What the tests share."""
 
+import hypothesis
 import pytest
+
+# The same cases every time, so that a red test is red for everyone.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ class Store(features.Store):
     if not stages:
       return {}
     net = features.backbone(name)
-    return features._extractor(name, stages)(net.params, self.pixels(rows, size).image)
+    return features.extract(net, stages, self.pixels(rows, size).image)
 
   def _draw(self, row: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(row)

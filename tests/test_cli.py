@@ -286,7 +286,7 @@ def test_a_failed_run_is_told_and_tried_again(synthetic_dir, tmp_path, monkeypat
   with monkeypatch.context() as m:
     m.setattr(padim, "Model", broken)
     engine._build.cache_clear()
-    with pytest.raises(UserError, match=r"1 of 1 runs failed; .*padim\.jsonl has their errors"):
+    with pytest.raises(UserError, match=r"1 of 1 runs failed; their lines of results say why"):
       jobs.do(config)
   engine._build.cache_clear()
   (line,) = lines(tmp_path)

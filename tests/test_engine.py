@@ -18,10 +18,10 @@ from tests import pictures
 SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
 
 
-def spy(monkeypatch, score=None, epochs=1, seen=None):
+def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False):
   """Replaces a method by one that adds up what it is given."""
 
-  def update(state, batch):
+  def add(state, batch):
     if seen is not None:
       jax.debug.callback(
         lambda *x: seen.append(x), batch.image, batch.row, batch.valid, batch.label
@@ -35,9 +35,8 @@ def spy(monkeypatch, score=None, epochs=1, seen=None):
     del kw
     init = lambda key, spec, pretrained: jnp.float32(0)  # noqa: E731
     finish = lambda state: state  # noqa: E731
-    return Method(
-      init, update, finish, score or mean, "efficientnet_lite0", (), 16, batch=4, epochs=epochs
-    )
+    functions = (init, update or add, finish, score or mean)
+    return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised)
 
   monkeypatch.setattr(SEEN + ".Model", factory)
   engine._build.cache_clear()
@@ -91,6 +90,69 @@ def test_a_marked_test_image_never_reaches_update(monkeypatch):
   np.testing.assert_allclose(outcomes[0].scores.image, marker.mean() / 255, rtol=1e-5)
 
 
+def told(monkeypatch, supervised, setting, setting_kw, tasks=1):
+  """Runs a spy; returns the store and (images, labels, regions) of all rows it learnt."""
+  seen = []
+
+  def update(state, batch):
+    jax.debug.callback(
+      lambda *x: seen.append(x), batch.image, batch.label, batch.region, batch.valid
+    )
+    return state, {}
+
+  spy(monkeypatch, update=update, supervised=supervised)
+  store = pictures.Store(tasks=tasks, bad=8)
+  group = tuple(f"c{i}" for i in range(tasks))
+  what = Run("pictures", group, setting, setting_kw, "padim", {}, 0)
+  outcomes = list(engine.run(what, store))
+  jax.effects_barrier()
+  columns = [np.concatenate([x[k][x[3]] for x in seen]) for k in range(3)]
+  return store, outcomes, *columns
+
+
+def test_labels_and_masks_are_told_to_a_supervised_method(monkeypatch):
+  kw = {"anomalies": 3}
+  store, outcomes, image, label, region = told(monkeypatch, True, "fully_supervised", kw)
+  assert len(label) == 12 + 3 and label.sum() == 3
+  assert (region.any(axis=(1, 2)) == label).all()
+  (outcome,) = outcomes
+  assert len(outcome.rows) == 5 + 8 - 3
+  tested = store.pixels(outcome.rows, 16).image / np.float32(255)
+  assert np.abs(image[:, None] - tested[None]).max(axis=(2, 3, 4)).min() > 0.01
+
+
+def test_an_unsupervised_method_learns_only_what_is_told_normal(monkeypatch):
+  kw = {"anomalies": 3}
+  _, outcomes, _, label, region = told(monkeypatch, False, "fully_supervised", kw)
+  assert len(label) == 12 and not label.any() and not region.any()
+  assert len(outcomes[0].rows) == 5 + 8 - 3
+
+
+def test_noise_is_learnt_as_normal(monkeypatch):
+  store, outcomes, image, label, region = told(monkeypatch, False, "noisy", {"ratio": 0.2})
+  assert len(label) == 12 + 2 and not label.any() and not region.any()
+  added = np.setdiff1d(store.index.rows("c0", "test"), outcomes[0].rows)
+  poison = store.pixels(added, 16).image / np.float32(255)
+  found = np.abs(image[:, None] - poison[None]).max(axis=(2, 3, 4)).min(axis=0)
+  assert len(added) == 2 and (found < 1e-6).all()
+
+
+def test_views_are_learnt_with_their_images(monkeypatch):
+  kw = {"shots": 2, "view": "flip"}
+  store, _, image, _, _ = told(monkeypatch, False, "few_shot", kw)
+  assert len(image) == 2 * 5
+  few = plugins.load("settings", "few_shot").tasks(store.index, ("c0",), 0, **kw)[0].train
+  for x in store.pixels(few, 16).image / np.float32(255):
+    for view in (x, x[:, ::-1], x[::-1], x[::-1, ::-1]):
+      assert np.abs(image - view).max(axis=(1, 2, 3)).min() < 1e-6
+
+
+def test_one_model_of_all_classes_is_tested_on_each(monkeypatch):
+  _, outcomes, image, _, _ = told(monkeypatch, False, "unsupervised", {}, tasks=3)
+  assert len(image) == 36 and [o.category for o in outcomes] == ["c0", "c1", "c2"]
+  assert {o.learnt for o in outcomes} == {0}
+
+
 def test_scoring_is_told_nothing(monkeypatch):
   def score(state, batch):
     return Scores(batch.label + batch.row + jnp.mean(batch.image, (1, 2, 3)) + 0 * state, None)
@@ -98,7 +160,7 @@ def test_scoring_is_told_nothing(monkeypatch):
   spy(monkeypatch, score)
   store = pictures.Store()
   (outcome,) = run(store)
-  mean = store.pixels(outcome.task.test, 16).image.mean(axis=(1, 2, 3)) / 255
+  mean = store.pixels(outcome.rows, 16).image.mean(axis=(1, 2, 3)) / 255
   np.testing.assert_allclose(outcome.scores.image, mean - 2, rtol=1e-4)
 
 

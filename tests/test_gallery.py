@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from imiad_jax import data, engine, features, gallery
-from imiad_jax.types import Scores, Task
+from imiad_jax.types import Scores
 
 LABEL = np.array([0, 1, 0, 1, 1, 0, 1, 1])
 SCORE = np.array([0.1, 0.9, 0.3, 0.5, 0.7, 0.2, 0.8, 0.6], np.float32)
@@ -79,9 +79,8 @@ def seen(synthetic_dir):
     for category in ("bottle", "woven"):
       rows = index.rows(category, "test")[::8]
       maps = rng.random((len(rows), size, size), np.float32) if pixel else None
-      task = Task(category, rows[:0], rows[:0], rows)
       scores = Scores(rng.random(len(rows), np.float32), maps)
-      outcomes.append(engine.Outcome(1, task, {}, scores, {}))
+      outcomes.append(engine.Outcome(1, 0, category, rows, {}, scores, {}))
     return outcomes, features.Store(index, source)
 
   return make
@@ -93,11 +92,12 @@ def test_a_picture_has_a_row_an_image_and_a_column_a_view(tmp_path, seen, pixel,
   outcomes, store = seen(pixel)
   gallery.write(file, outcomes, store, 32, 4)
   assert list(file.parent.iterdir()) == [file]
-  page = Image.open(file)
+  with Image.open(file) as page:
+    page.load()
   assert (page.format, page.mode) == ("PNG", "RGB")
   # Views of 32 with gaps of 4; each row has 14 more for its text.
   assert page.size == (columns * 36 + 4, 4 * (32 + 14 + 4) + 4)
-  rows = np.concatenate([o.task.test for o in outcomes])
+  rows = np.concatenate([o.rows for o in outcomes])
   score = np.concatenate([o.scores.image for o in outcomes])
   first = rows[gallery.choose(score, store.index.label[rows], 4)[:1]]
   shown = np.asarray(page)[4 + 14 : 4 + 14 + 32, 4 : 4 + 32]

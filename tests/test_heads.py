@@ -136,7 +136,7 @@ def test_blur_equals_scipy(size):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 12))
+@given(st.integers(0, 1000), st.integers(2, 40), st.integers(1, 12))
 def test_ledoit_wolf_equals_scikit_learn(seed, n, d):
   x = normal(n, d, seed=seed) * np.linspace(0.1, 3, d, dtype=np.float32) + 2
   padded = np.concatenate([x, np.full((5, d), 1e3, np.float32)])

@@ -59,9 +59,12 @@ def batch(name: str, rows, valid=None, label=0, seed=0) -> Batch:
     out = _backbone(features.backbone("efficientnet_lite0").params, image)
     found = {s: out[s] for s in method(name).stages}
   valid = np.ones(len(rows), bool) if valid is None else np.asarray(valid)
+  region = jnp.zeros((len(rows), SIZE, SIZE), jnp.int32)
   row = np.where(valid, rows, spec(name).max_train).astype(np.int32)
   told = np.full(len(rows), label, np.int32)
-  return Batch(jnp.asarray(image), jnp.asarray(told), row, jnp.int32(0), jnp.asarray(valid), found)
+  return Batch(
+    jnp.asarray(image), jnp.asarray(told), region, row, jnp.int32(0), jnp.asarray(valid), found
+  )
 
 
 @jax.jit
@@ -160,12 +163,13 @@ def test_state_survives_a_checkpoint_bit_for_bit(name, tmp_path):
 @pytest.mark.parametrize("setting", plugins.names("settings"))
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_in_every_setting_and_finds_blots(name, setting):
-  store = pictures.Store(tasks=2)
-  groups = plugins.load("settings", setting).runs(("c0", "c1"))
+  store = pictures.Store(tasks=2, bad=8)
+  setting_kw = {"fully_supervised": {"anomalies": 2}, "few_shot": {"shots": 12}}.get(setting, {})
+  groups = plugins.load("settings", setting).runs(("c0", "c1"), False)
   for group in groups:
-    run = Run("pictures", group, setting, {}, name, kw(name, size=64), 0)
+    run = Run("pictures", group, setting, setting_kw, name, kw(name, size=64), 0)
     outcomes = list(engine.run(run, store))
-    assert [(o.learnt, o.task.name) for o in outcomes] == [
+    assert [(o.learnt, o.category) for o in outcomes] == [
       (i, group[j]) for i in range(len(group)) for j in range(i + 1)
     ]
     for o in outcomes:

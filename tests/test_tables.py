@@ -150,9 +150,9 @@ EVERYTHING = [
 
 
 def test_failed_runs_are_shown_and_not_counted():
-  for written in (tables.text(EVERYTHING), tables.markdown(EVERYTHING)):
+  for written in (tables.text(tables.sections(EVERYTHING)), tables.markdown(EVERYTHING)):
     assert "FAILED on tray: image scores of 3 of 9 images" in written
-  assert "FAILED" in tables.text([EVERYTHING[2]])
+  assert "FAILED" in tables.text(tables.sections([EVERYTHING[2]]))
   assert [name for name, *_ in tables.sections(EVERYTHING[:3])[1][1]] == [
     *("category", "bottle", "woven", "mean")
   ]
@@ -168,7 +168,7 @@ def test_markdown_tables_have_as_many_cells_in_each_line():
 
 
 def test_text_tables_have_aligned_columns():
-  lines = tables.text(EVERYTHING[:2]).splitlines()
+  lines = tables.text(tables.sections(EVERYTHING[:2])).splitlines()
   head, rule, *rows = lines[2:]
   assert set(rule) == {"-"} and len(rule) >= max(map(len, rows))
   assert {r.index("0.") for r in rows} == {head.index("I-AUROC")}
@@ -214,3 +214,20 @@ def test_report_says_in_one_line_what_is_wrong(tmp_path, wrong):
   said = "no results" if wrong == "nothing there" else "cannot be written: Not a directory"
   assert done.stderr.startswith("error: ") and said in done.stderr
   assert done.stderr.count("\n") == 1
+
+
+# ---- summary ----
+
+
+def test_summary_has_a_line_for_each_variant_and_a_column_for_what_varies():
+  few = [
+    record([row(c, image_auroc=v)], (c,), setting="few_shot", setting_kw={"shots": s, "view": "x"})
+    for s, c, v in [(10, "a", 0.9), (10, "b", 0.7), (2, "a", 0.6), (2, "b", 0.5)]
+  ]
+  (one, two) = tables.summary([*few, continual(LOWER), record("broken", setting="few_shot")])
+  assert one == (
+    "few_shot on synthetic",
+    [["method", "shots", "I-AUROC"], ["padim", "2", "0.550"], ["padim", "10", "0.800"]],
+  )
+  head = ["method", "I-AUROC", "FM I-AUROC"]
+  assert two == ("continual on synthetic", [head, ["padim", "0.633", "0.200"]])
