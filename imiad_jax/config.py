@@ -87,6 +87,7 @@ def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.Conf
   config.prepared_dir = cache.folder("prepared")
   config.results = "results"
   config.gallery = 0
+  config.efficiency = False
   if len(parts) == 1:
     config.update(parts[0])
   else:

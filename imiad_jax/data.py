@@ -7,6 +7,7 @@ antialiasing, the mask by nearest neighbour. Connected regions (8-connected) are
 import concurrent.futures
 import io
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,20 +55,47 @@ def open(dataset: str, data_dir: str | None, prepared_dir: str) -> tuple[Index, 
 
 def load(index: Index, source: Source, rows: Int[np.ndarray, " n"], size: int) -> Pixels:
   """Decodes rows and resizes them to [n,size,size,...], in the order given."""
-  import tensorflow_datasets as tfds
-
-  raw = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-  splits = {s: source.builder.as_data_source(s, decoders=raw) for s in np.unique(index.split)}
-  first = {s: int(np.flatnonzero(index.split == s)[0]) for s in splits}
+  read = _reader(index, source)
 
   def one(row: int) -> tuple[np.ndarray, np.ndarray]:
-    split = index.split[row]
-    example = splits[split][row - first[split]]
+    example = read(row)
     return _decode(example["image"], size), _regions(example["mask"], size)
 
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     images, regions = zip(*pool.map(one, rows.tolist()), strict=True)
   return Pixels(np.stack(images), np.stack(regions))
+
+
+def defects(
+  index: Index, source: Source, rows: Int[np.ndarray, " n"]
+) -> tuple[list[list[tuple[np.ndarray, int]]], tuple[int, int]] | None:
+  """Returns each row's defects at original resolution, and that resolution (height, width).
+
+  A defect is a mask [height,width] bool, which may overlap others, and the number of its pixels
+  that have to be found. None where the data set does not keep them, or its images differ in size.
+  """
+  if "channels" not in source.builder.info.features:
+    return None
+  read, out, sizes = _reader(index, source), [], set()
+  for row in rows.tolist():
+    example = read(row)
+    sizes.add(Image.open(io.BytesIO(example["image"])).size)
+    masks = [np.asarray(m)[..., 0] > 0 for m in example["channels"]]
+    out.append(list(zip(masks, map(int, example["saturation"]), strict=True)))
+  if len(sizes) > 1:
+    return None
+  width, height = sizes.pop()
+  return out, (height, width)
+
+
+def _reader(index: Index, source: Source) -> Callable[[int], dict[str, Any]]:
+  """Returns a function from a row number to its stored example, image and mask as PNG bytes."""
+  import tensorflow_datasets as tfds
+
+  raw = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+  splits = {s: source.builder.as_data_source(s, decoders=raw) for s in np.unique(index.split)}
+  first = {s: int(np.flatnonzero(index.split == s)[0]) for s in splits}
+  return lambda row: splits[index.split[row]][row - first[index.split[row]]]
 
 
 def _decode(png: bytes, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imiad_jax import features, metrics, parallel, plugins, views
+from imiad_jax import features, measures, parallel, plugins, views
 from imiad_jax.errors import UserError
 from imiad_jax.types import Batch, Index, Method, Run, Scores, Spec, State, Task
 
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
   task: int  # number of the task that the category belongs to
   category: str
   rows: np.ndarray  # [m] of the index
-  metrics: dict[str, float]
+  metrics: measures.Measured
   scores: Scores  # numpy arrays, one for each row
   seconds: dict[str, float]
 
@@ -103,17 +103,11 @@ def _batch(data: Data, label: jax.Array, region: jax.Array, *rest: jax.Array) ->
   return Batch(image, label, region, *rest, data["features"])
 
 
-def bucket(n: int) -> int:
-  """Rounds a number of rows up, so that tasks of like size share a compiled function."""
-  step = max(8, 1 << max(0, n.bit_length() - 3))
-  return -(-n // step) * step
-
-
 def start(built: Built, rows: list[int], seed: int) -> tuple[State, int]:
   """Returns the first State for tasks of so many rows, and the rows that each is padded to."""
   method = built.method
   net = features.backbone(method.backbone)
-  most = bucket(max(rows))
+  most = measures.bucket(max(rows))
   shapes = features.shapes(net, method.stages, method.size)
   spec = Spec((method.size, method.size, 3), shapes, most, len(rows))
   return jax.jit(method.init, static_argnums=1)(jax.random.key(seed), spec, net.params), most
@@ -142,22 +136,12 @@ def learn(
   return built.finish(state), means
 
 
-def evaluate(scores: Scores, label: np.ndarray, region: np.ndarray) -> dict[str, float]:
-  """Measures scores on the devices: image_* always, pixel_* where the method localises."""
-  n, size = len(label), bucket(len(label))
-  valid = np.arange(size) < n
-  out = metrics.binary(parallel.pad(scores.image, size), parallel.pad(label, size), valid)
-  out = {f"image_{k}": v for k, v in out.items()}
-  if scores.pixel is not None:
-    # An anomalous image without a region in its mask says nothing about its pixels.
-    valid[:n] &= (label == 0) | region.any(axis=(1, 2))
-    pixel = metrics.pixel(parallel.pad(scores.pixel, size), parallel.pad(region, size), valid)
-    out |= {f"pixel_{k}": v for k, v in pixel.items()}
-  return out
-
-
-def run(what: Run, store: features.Store) -> Iterator[Outcome]:
+def run(
+  what: Run, store: features.Store, last: Callable[[Built, State], None] = lambda *_: None
+) -> Iterator[Outcome]:
   """Runs one Run; yields an Outcome for every category tested, in the order they are tested.
+
+  `last` is called with the method and its State after the last task.
 
   Raises:
     UserError: the setting or method refuses what it was given.
@@ -188,6 +172,7 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
           found, scores, spent = _test(built, state, store, category, rows)
           yield Outcome(i, j, category, rows, found, scores, _sum(seconds, spent))
           seconds = {}
+  last(built, state)
 
 
 def _normal_only(task: Task) -> Task:
@@ -219,23 +204,23 @@ def _told(
 
 def _test(
   built: Built, state: State, store: features.Store, category: str, rows: np.ndarray
-) -> tuple[dict[str, float], Scores, dict[str, float]]:
+) -> tuple[measures.Measured, Scores, dict[str, float]]:
   """Scores and measures one category; what is scored carries neither label nor mask."""
-  method, index = built.method, store.index
+  method = built.method
   began = time.perf_counter()
-  pixels = store.pixels(rows, method.size)
-  found = store.features(rows, method.backbone, method.stages, method.size)
+  image = store.pixels(rows, method.size).image
+  frozen = store.features(rows, method.backbone, method.stages, method.size)
   fetched = time.perf_counter()
-  scores = built.score(state, {"image": pixels.image, "features": found})
+  scores = built.score(state, {"image": image, "features": frozen})
   scored = time.perf_counter()
   for name, values in scores._asdict().items():
     if values is not None and not np.isfinite(values).all():
       bad = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
       raise Failed(f"{name} scores of {bad} of {len(values)} images of {category} are not finite")
-  measured = evaluate(scores, index.label[rows].astype(np.int32), pixels.region)
+  found = measures.measure(scores, rows, store, method.size)
   done = time.perf_counter()
   spent = {"fetch": fetched - began, "score": scored - fetched, "measure": done - scored}
-  return measured, scores, spent
+  return found, scores, spent
 
 
 def _sum(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:

@@ -94,6 +94,10 @@ class Store:
     parts = self._take(rows, lambda c: self._features(c, name, stages, size))
     return dict(zip(stages, parts, strict=True))
 
+  def defects(self, rows: Int[np.ndarray, " n"]):
+    """Returns what `data.defects` does."""
+    return data.defects(self.index, self.source, rows)
+
   def _take(self, rows: np.ndarray, get: Callable[[str], tuple[np.ndarray, ...]]):
     """Gathers rows from the arrays of their categories."""
     out: list[np.ndarray] = []

@@ -1,5 +1,6 @@
 """From a config to its runs, and from each run that is not done to its line of results."""
 
+import functools
 import logging
 import os
 import pathlib
@@ -13,7 +14,18 @@ from typing import Any, NamedTuple
 
 import jax
 
-from imiad_jax import cache, data, engine, features, gallery, metrics, plugins, records, tables
+from imiad_jax import (
+  cache,
+  data,
+  efficiency,
+  engine,
+  features,
+  gallery,
+  metrics,
+  plugins,
+  records,
+  tables,
+)
 from imiad_jax.errors import UserError
 from imiad_jax.types import Index, Run
 
@@ -116,13 +128,16 @@ def _one(job: Job, store: features.Store, config: Config) -> bool:
   record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
   outcomes: list[engine.Outcome] = []
   rows: list[dict[str, Any]] = []
+  cost: dict[str, Any] = {}
+  last = functools.partial(_cost, store, run, cost) if config.efficiency else lambda *_: None
   try:
-    for outcome in engine.run(run, store):
+    for outcome in engine.run(run, store, last):
       rows.append({"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics)
       rows[-1]["seconds"] = {k: round(v, 3) for k, v in outcome.seconds.items()}
       if config.gallery:
         outcomes = [o for o in outcomes if o.learnt == outcome.learnt] + [outcome]
     record["rows"] = rows
+    record |= {"efficiency": cost} if cost else {}
   except engine.Failed as e:
     _LOG.error("failed: %s", e)
     record["error"] = str(e)
@@ -142,6 +157,17 @@ def _one(job: Job, store: features.Store, config: Config) -> bool:
     print(f"Gallery: {picture}")
   records.append(file, record)
   return "rows" in record
+
+
+def _cost(
+  store: features.Store, run: Run, cost: dict[str, Any], built: engine.Built, state: Any
+) -> None:
+  """Fills `cost` with what scoring costs (see efficiency), on a batch of training images."""
+  method = built.method
+  rows = store.index.rows(run.categories[-1], "train")[: method.batch]
+  frozen = store.features(rows, method.backbone, method.stages, method.size)
+  image = store.pixels(rows, method.size).image
+  cost |= efficiency.measure(built, state, {"image": image, "features": frozen})
 
 
 def _cache_compilations() -> None:

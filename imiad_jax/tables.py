@@ -11,10 +11,16 @@ import numpy as np
 from imiad_jax.metrics import forgetting
 from imiad_jax.records import Record
 
-METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pixel_pro")
-_SHORT = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "pixel_auroc": "P-AUROC"} | {
+METRICS = (
+  *("image_auroc", "image_ap", "image_f1max"),
+  *("pixel_auroc", "pixel_ap", "pixel_f1max", "pixel_pro", "spro@0.05"),
+)
+_SHORT = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "image_f1max": "I-F1"} | {
+  "pixel_auroc": "P-AUROC",
   "pixel_ap": "P-AP",
+  "pixel_f1max": "P-F1",
   "pixel_pro": "PRO",
+  "spro@0.05": "sPRO@.05",
 }
 
 Table = list[list[str]]  # the first row is the head

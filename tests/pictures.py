@@ -27,6 +27,9 @@ class Store(features.Store):
     images, regions = zip(*(self._draw(int(r), size) for r in rows), strict=True)
     return Pixels(np.stack(images), np.stack(regions))
 
+  def defects(self, rows):
+    del rows  # there are regions only
+
   def features(self, rows, name, stages, size):
     if not stages:
       return {}

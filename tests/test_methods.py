@@ -175,7 +175,9 @@ def test_every_method_runs_in_every_setting_and_finds_blots(name, setting):
     for o in outcomes:
       assert {"image_auroc", "image_ap"} <= set(o.metrics)
       assert ("pixel_pro" in o.metrics) == (o.scores.pixel is not None)
-      assert all(0 <= v <= 1 + 1e-9 for v in o.metrics.values())
+      assert all(
+        0 <= v <= 1 for k, v in o.metrics.items() if k.endswith(("auroc", "ap", "pro", "f1max"))
+      )
     # What was learnt last is found: the blots are loud.
     assert outcomes[-1].metrics["image_auroc"] > 0.9
 
