@@ -20,4 +20,5 @@ def get_config(arg: str | None = None):
     setting="unsupervised",
     backbone="efficientnet_lite0",
   )
-  return config.make(given.pop("dataset"), config.part(**given))
+  part = config.part(given["method"], given["setting"], given["backbone"])
+  return config.make(given["dataset"], part)

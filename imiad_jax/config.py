@@ -72,12 +72,15 @@ def part(
 
 
 def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns the config of parts on a data set; of a single part, its entries can be overridden.
+  """Returns the config of parts on a data set, or several ("a+b").
+
+  The entries of a single part can be overridden, those of several cannot.
 
   Raises:
     UserError: a data set that does not exist.
   """
-  plugins.check("dataset", dataset, plugins.names("datasets"))
+  for name in dataset.split("+"):
+    plugins.check("dataset", name, plugins.names("datasets"))
   config = ml_collections.ConfigDict()
   config.dataset = dataset
   config.categories = ("all",)

@@ -4,6 +4,7 @@ Image and mask go through the same geometry: both are squashed to size x size, t
 antialiasing, the mask by nearest neighbour. Connected regions (8-connected) are labelled here.
 """
 
+import bisect
 import concurrent.futures
 import io
 import os
@@ -15,6 +16,7 @@ import scipy.ndimage
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from imiad_jax.errors import UserError
 from imiad_jax.types import Index
 
 
@@ -26,31 +28,55 @@ class Pixels(NamedTuple):
 
 
 class Source(NamedTuple):
-  """Where pixels come from: a TFDS builder that is ready to read."""
+  """Where pixels come from: TFDS builders that are ready to read."""
 
-  builder: Any  # tfds.core.DatasetBuilder
-  fingerprint: str  # of the files it was built from
+  builders: tuple[Any, ...]  # tfds.core.DatasetBuilder, one for each data set
+  starts: tuple[int, ...]  # the first row of the index that each one has
+  fingerprint: str  # of the files they were built from
   version: str
 
 
 def open(dataset: str, data_dir: str | None, prepared_dir: str) -> tuple[Index, Source]:
-  """Opens a data set, preparing it first where that has not been done.
+  """Opens a data set, or several, preparing it first where that has not been done.
 
   Args:
-    dataset: a name in datasets/.
-    data_dir: the folder of the official layout; None for a data set that is generated.
+    dataset: a name in datasets/, or several joined by "+", whose categories then come one data set
+      after the other.
+    data_dir: the folder of the official layout; None for a data set that is generated. Of several
+      data sets each is looked for in <data_dir>/<name> first.
     prepared_dir: where prepared data sets are kept.
 
   Raises:
-    UserError: unknown name, or a folder that does not hold this data set.
+    UserError: unknown name, a folder that does not hold this data set, or a category that two
+      data sets have.
   """
-  from imiad_jax.datasets import common  # TFDS takes a second to import
+  # TFDS takes a second to import.
+  from imiad_jax.datasets import common  # pyright: ignore[reportMissingImports]
 
-  builder = common.prepare(dataset, data_dir, prepared_dir)
-  metadata = builder.info.metadata
-  columns = {k: np.asarray(v) for k, v in metadata["index"].items()}
-  source = Source(builder, metadata["fingerprint"], str(builder.version))
-  return Index(**columns), source
+  builders, columns, starts = [], [], [0]
+  for name in dataset.split("+"):
+    own = os.path.join(data_dir, name) if data_dir and "+" in dataset else None
+    folder = own if own and os.path.isdir(own) else data_dir
+    builders.append(common.prepare(name, folder, prepared_dir))
+    columns.append(builders[-1].info.metadata["index"])
+    starts.append(starts[-1] + len(columns[-1]["name"]))
+  _refuse_shared(dataset, [set(c["category"]) for c in columns])
+  merged = {k: np.concatenate([np.asarray(c[k]) for c in columns]) for k in columns[0]}
+  source = Source(
+    builders=tuple(builders),
+    starts=tuple(starts[:-1]),
+    fingerprint="+".join(b.info.metadata["fingerprint"] for b in builders),
+    version="+".join(str(b.version) for b in builders),
+  )
+  return Index(**merged), source
+
+
+def _refuse_shared(dataset: str, categories: list[set[str]]) -> None:
+  for i, ours in enumerate(categories):
+    for other in categories[:i]:
+      if ours & other:
+        both = ", ".join(sorted(ours & other))
+        raise UserError(f'Data sets "{dataset}" share the categories {both}; rename or leave out.')
 
 
 def load(index: Index, source: Source, rows: Int[np.ndarray, " n"], size: int) -> Pixels:
@@ -74,7 +100,8 @@ def defects(
   A defect is a mask [height,width] bool, which may overlap others, and the number of its pixels
   that have to be found. None where the data set does not keep them, or its images differ in size.
   """
-  if "channels" not in source.builder.info.features:
+  part = np.searchsorted(source.starts, rows[:1], side="right") - 1
+  if not len(rows) or "channels" not in source.builders[int(part[0])].info.features:
     return None
   read, out, sizes = _reader(index, source), [], set()
   for row in rows.tolist():
@@ -93,9 +120,21 @@ def _reader(index: Index, source: Source) -> Callable[[int], dict[str, Any]]:
   import tensorflow_datasets as tfds
 
   raw = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
-  splits = {s: source.builder.as_data_source(s, decoders=raw) for s in np.unique(index.split)}
-  first = {s: int(np.flatnonzero(index.split == s)[0]) for s in splits}
-  return lambda row: splits[index.split[row]][row - first[index.split[row]]]
+  stored = []  # for each data set and split: its first row, and its examples
+  stops = (*source.starts[1:], len(index.name))
+  for builder, first, stop in zip(source.builders, source.starts, stops, strict=True):
+    split = index.split[first:stop]
+    for name in dict.fromkeys(split.tolist()):
+      at = first + int(np.flatnonzero(split == name)[0])
+      stored.append((at, builder.as_data_source(name, decoders=raw)))
+  stored.sort(key=lambda entry: entry[0])
+  firsts = [at for at, _ in stored]
+
+  def read(row: int) -> dict[str, Any]:
+    at, examples = stored[bisect.bisect_right(firsts, row) - 1]
+    return examples[row - at]
+
+  return read
 
 
 def _decode(png: bytes, size: int) -> np.ndarray:

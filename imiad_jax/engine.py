@@ -98,9 +98,9 @@ def check(built: Built) -> Method:
   return method
 
 
-def _batch(data: Data, label: jax.Array, region: jax.Array, *rest: jax.Array) -> Batch:
+def _batch(data: Data, label: Any, region: Any, row: Any, epoch: Any, valid: Any) -> Batch:
   image = data["image"].astype(jnp.float32) / 255
-  return Batch(image, label, region, *rest, data["features"])
+  return Batch(image, label, region, row, epoch, valid, data["features"])
 
 
 def start(built: Built, rows: list[int], seed: int) -> tuple[State, int]:
@@ -232,5 +232,5 @@ def _seed(seed: int, task: int) -> int:
 
 
 def categories(index: Index) -> tuple[str, ...]:
-  """Returns the categories of a data set, in alphabetical order."""
-  return tuple(str(c) for c in np.unique(index.category))
+  """Returns the categories of a data set in the order of its rows: alphabetical, by data set."""
+  return tuple(dict.fromkeys(index.category.tolist()))

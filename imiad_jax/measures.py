@@ -28,12 +28,14 @@ def measure(scores: Scores, rows: np.ndarray, store: features.Store, size: int) 
     size: of the maps.
   """
   index = store.index
-  out = images(scores.image, index.label[rows].astype(np.int32), index.kind[rows])
-  if scores.pixel is not None:
-    out |= pixels(scores.pixel, index.label[rows], store.pixels(rows, size).region)
+  image, pixel = np.asarray(scores.image), scores.pixel
+  out = images(image, index.label[rows].astype(np.int32), index.kind[rows])
+  if pixel is not None:
+    pixel = np.asarray(pixel)
+    out |= pixels(pixel, index.label[rows], store.pixels(rows, size).region)
     kept = store.defects(rows)
     if kept:
-      out |= _saturated(scores.pixel, *kept, index.kind[rows])
+      out |= _saturated(pixel, *kept, index.kind[rows])
   return out
 
 

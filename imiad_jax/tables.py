@@ -115,7 +115,7 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """
   groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
   for record in rs:
-    if "error" not in record:
+    if record.get("rows"):
       groups[record["run"]["dataset"], record["run"]["setting"]].append(record)
   return [(f"{s} on {d}", _variants(group)) for (d, s), group in groups.items()]
 
@@ -130,15 +130,19 @@ def _variants(rs: list[Record]) -> Table:
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(_SHORT[m] for m in used)]
   table = [head + [f"FM {_SHORT[m]}" for m in used if continual]]
-  for label in sorted(lines, key=lambda x: [(len(v), v) if _number(v) else (0, v) for v in x]):
+  for label in sorted(lines, key=lambda x: [(_number(v), v) for v in x]):
     group = lines[label]
     row = [*label, *(_cell(_per_seed(group, m)) for m in used)]
     table.append(row + [_cell(_lost(group, m)) for m in used if continual])
   return table
 
 
-def _number(value: str) -> bool:
-  return value.replace(".", "", 1).isdigit()
+def _number(value: str) -> float:
+  """Returns the number that a value is, so that 2 comes before 10; words come first."""
+  try:
+    return float(value)
+  except ValueError:
+    return -np.inf
 
 
 def _per_seed(rs: list[Record], metric: str) -> list[float]:
@@ -174,7 +178,9 @@ def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   for (title, versions, *_), group in groups.items():
     if len({v for t, v, *_ in groups if t == title}) > 1:
       title += versions
-    good = [r for r in group if "error" not in r]
+    good = [r for r in group if r.get("rows")]
+    if any(r.get("rows") == [] for r in group):
+      out.append((f"{title}: learnt, but there are no test images to measure it on", []))
     for record in group:
       if "error" in record:
         name = "+".join(record["run"]["categories"])

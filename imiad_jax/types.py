@@ -89,7 +89,7 @@ class Index(NamedTuple):
 
   name: np.ndarray  # [n] str: path below the data set's root, unique
   category: np.ndarray  # [n] str
-  split: np.ndarray  # [n] str: "train" or "test"
+  split: np.ndarray  # [n] str: "train" or "test"; some data sets have "validation" too
   kind: np.ndarray  # [n] str: "good" or the kind of defect
   label: np.ndarray  # [n] int: 0 normal, 1 anomalous
 

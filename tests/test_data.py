@@ -8,7 +8,7 @@ import pytest
 from imiad_jax.datasets import common
 from PIL import Image
 
-from imiad_jax import data
+from imiad_jax import data, engine
 from imiad_jax.errors import UserError
 from tests import layouts
 
@@ -129,3 +129,30 @@ def test_grey_is_read_as_colour():
   Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).save(file, format="PNG")
   image = data._decode(file.getvalue(), 4)
   assert image.shape == (4, 4, 3) and (np.ptp(image, axis=-1) == 0).all()
+
+
+def test_several_data_sets_are_one_after_the_other(tmp_path, synthetic_dir):
+  root = layouts.mtd(tmp_path / "all" / "mtd", train=3, test=2)
+  prepared = str(tmp_path / "prepared")
+  tiles, one = data.open("mtd", str(root), prepared)
+  drawn, two = data.open("synthetic", None, synthetic_dir)
+  index, source = data.open("mtd+synthetic", str(root.parent), synthetic_dir)
+  assert index.name.tolist() == [*tiles.name, *drawn.name]
+  assert source.fingerprint == f"{one.fingerprint}+{two.fingerprint}"
+  assert engine.categories(index) == ("mtd", *engine.categories(drawn))
+  n = len(tiles.name)
+  rows = np.array([n + 400, 0, n, n - 1, len(index.name) - 1])
+  got = data.load(index, source, rows, 24)
+  parts = [data.load(tiles, one, rows[[1, 3]], 24), data.load(drawn, two, rows[[0, 2, 4]] - n, 24)]
+  np.testing.assert_array_equal(
+    got.image[[1, 3, 0, 2, 4]], np.concatenate([p.image for p in parts])
+  )
+  np.testing.assert_array_equal(
+    got.region[[1, 3, 0, 2, 4]], np.concatenate([p.region for p in parts])
+  )
+
+
+def test_data_sets_with_one_category_in_common_are_refused(tmp_path):
+  root = layouts.mtd(tmp_path / "mtd", train=3, test=2)
+  with pytest.raises(UserError, match="share the categories mtd"):
+    data.open("mtd+mtd", str(root), str(tmp_path / "prepared"))

@@ -46,7 +46,7 @@ def calls(monkeypatch) -> list:
 
 
 def store(index, budget=1 << 20) -> features.Store:
-  return features.Store(index, data.Source(None, "", ""), budget=budget)
+  return features.Store(index, data.Source((), (), "", ""), budget=budget)
 
 
 def test_pixels_and_features_come_in_the_order_asked(index, calls):
@@ -133,7 +133,7 @@ def test_unknown_backbone_and_stage_say_what_exists():
 
 def test_stages_that_will_be_asked_for_are_computed_in_one_pass(index, calls):
   both = {("net", 4): ("layer2", "layer1")}
-  kept = features.Store(index, data.Source(None, "", ""), both)
+  kept = features.Store(index, data.Source((), (), "", ""), both)
   rows = np.array([0])
   kept.features(rows, "net", ("layer2",), 4)
   kept.features(rows, "net", ("layer1", "layer2"), 4)

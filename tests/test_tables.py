@@ -231,3 +231,10 @@ def test_summary_has_a_line_for_each_variant_and_a_column_for_what_varies():
   )
   head = ["method", "I-AUROC", "FM I-AUROC"]
   assert two == ("continual on synthetic", [head, ["padim", "0.633", "0.200"]])
+
+
+def test_a_run_without_test_images_says_so():
+  nothing = record([])
+  ((title, table),) = tables.sections([nothing])
+  assert "no test images" in title and table == []
+  assert tables.summary([nothing]) == [] and tables.text([(title, table)])

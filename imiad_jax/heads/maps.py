@@ -32,8 +32,8 @@ def _band(n: int, kernel: np.ndarray) -> np.ndarray:
 
 
 def to_image(
-  grid: Float[Array, "b _h _w"], shape: tuple[int, int], sigma: float = 4.0
+  grid: Float[Array, "b _h _w"], shape: tuple[int, ...], sigma: float = 4.0
 ) -> Float[Array, "b h w"]:
-  """Resizes bilinearly (align_corners=False) to `shape` and smooths by `sigma` pixels."""
+  """Resizes bilinearly (align_corners=False) to `shape` (h, w) and smooths by `sigma` pixels."""
   resized = jax.image.resize(grid, (len(grid), *shape), "bilinear", antialias=False)
   return blur(resized, sigma)

@@ -25,7 +25,7 @@ def forgetting(matrix: Float[np.ndarray, "t c"]) -> tuple[float, float] | None:
     raise ValueError(
       f"forgetting needs a finite value from a category's task on, but got\n{matrix}"
     )
-  earlier = known[:-1].any(axis=0)
+  earlier = np.asarray(known[:-1].any(axis=0))
   if not earlier.any():
     return None
   lost = np.nanmax(matrix[:-1, earlier], axis=0) - matrix[-1, earlier]
