@@ -42,6 +42,7 @@ setup(
     "cuda": ["jax[cuda]>=0.10.2"],
     "hub": ["huggingface_hub>=1.0"],
     "lite": [lite1, lite2],
+    "peers": ["anomalib>=2.7"],  # to be timed beside ours by benchmarks/
     "dev": [
       "pytest>=9",
       "hypothesis>=6.170",

@@ -1,6 +1,7 @@
 """From a config to its runs, and from each run that is not done to its line of results."""
 
 import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -13,6 +14,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from imiad_jax import (
   cache,
@@ -126,6 +128,7 @@ def _one(job: Job, store: features.Store, config: Config) -> bool:
   began = time.perf_counter()
   run, file = job.run, records.path(config.results, job.run)
   record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
+  record["selection"] = _selection(run, store.index)
   outcomes: list[engine.Outcome] = []
   rows: list[dict[str, Any]] = []
   cost: dict[str, Any] = {}
@@ -157,6 +160,28 @@ def _one(job: Job, store: features.Store, config: Config) -> bool:
     print(f"Gallery: {picture}")
   records.append(file, record)
   return "rows" in record
+
+
+def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:
+  """Returns for each task which rows it learns and tests: a hash of their names, and what is drawn.
+
+  Drawn are the training images that come from the test split, and all where they are fewer than
+  the train split has.
+  """
+  setting = plugins.load("settings", run.setting)
+  out: dict[str, dict[str, Any]] = {}
+  for task in setting.tasks(index, run.categories, run.seed, **run.setting_kw):
+    test = np.concatenate([*task.tests.values()])
+    official = np.concatenate([index.rows(c, "train") for c in task.tests])
+    drawn = np.setdiff1d(task.train, official)
+    drawn = task.train if len(np.setdiff1d(official, task.train)) else drawn
+    hashes = {"train": _hash(index.name[task.train]), "test": _hash(index.name[test])}
+    out[task.name] = hashes | {"drawn": sorted(index.name[drawn].tolist())}
+  return out
+
+
+def _hash(names: np.ndarray) -> str:
+  return hashlib.sha256("\n".join(sorted(names.tolist())).encode()).hexdigest()[:12]
 
 
 def _cost(

@@ -297,3 +297,16 @@ def test_a_failed_run_is_told_and_tried_again(synthetic_dir, tmp_path, monkeypat
   assert "FAILED" not in capsys.readouterr().out
   (line,) = records.read(tmp_path / "unsupervised/synthetic/padim.jsonl")
   assert numbers(line)[0]["task"] == "bottle" and "error" not in line
+
+
+def test_the_line_says_what_was_drawn(synthetic_dir, tmp_path):
+  args = ("--config.method_kw.size=32", "--config.method_kw.dim=8", "--config.categories=bottle")
+  places = (f"--config.results={tmp_path}", f"--config.prepared_dir={synthetic_dir}")
+  shots = "--config.setting_kw.shots=2"
+  done = run(f"{PADIM},setting=few_shot", *places, *args, shots, "--config.efficiency=True")
+  assert done.returncode == 0, done.stderr
+  line = json.loads((tmp_path / "few_shot" / "synthetic" / "padim.jsonl").read_text())
+  drawn = line["selection"]["bottle"]["drawn"]
+  assert len(drawn) == 2 and all(name.startswith("bottle/train/") for name in drawn)
+  assert {"seconds_one", "flops", "state_bytes"} <= set(line["efficiency"])
+  assert set(line["rows"][0]["kinds"]) == {"bend", "crack", "hole", "scratch", "stain"}
