@@ -5,9 +5,9 @@
     --config.data_dir=<folder>
 
 On the drawn data set at 128 px: 170 runs, two minutes on two cores. On the magnetic tiles: 28 runs,
-two and a half minutes; they are one category, so there is no continual setting. Features of a category
-are computed once for all of it. PatchCore keeps a tenth of the patches, of the tiles a hundredth:
-they are ten times as many.
+two and a half minutes; they are one category, so there is no continual setting. Features of a
+category are computed once for all of it. PatchCore keeps a tenth of the patches, of the tiles a
+hundredth: they are ten times as many.
 """
 
 from imiad_jax import config

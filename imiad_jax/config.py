@@ -11,6 +11,8 @@ from imiad_jax.errors import UserError
 SMALL: dict[str, dict[str, Any]] = {
   "patchcore": {"dim": 160, "ratio": 0.01, "append": True},
   "padim": {"size": 224},
+  "spade": {"size": 224},
+  "softpatch": {"dim": 160, "ratio": 0.01},
   "dne": {
     "embedding": "layer3",
     "frozen": ("stem", "layer1", "layer2"),

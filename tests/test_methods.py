@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import sklearn.neighbors
 
 from imiad_jax import config, engine, features, plugins
 from imiad_jax.errors import UserError
 from imiad_jax.heads import coreset
-from imiad_jax.methods import patchcore
+from imiad_jax.methods import patchcore, softpatch
 from imiad_jax.types import Batch, Run, Spec
 from tests import pictures
 
@@ -387,3 +388,109 @@ def test_nonsense_is_refused_by_name(name, wrong):
   (given, value), *_ = wrong.items()
   named = value[0] if isinstance(value, tuple) and value else given
   assert named in str(e.value)
+
+
+# --- SPADE ---
+
+
+def test_spade_knows_its_training_images():
+  score = jitted("spade")[2]
+  known, other = (
+    score(learnt("spade"), batch("spade", [0, 7])),
+    score(learnt("spade"), batch("spade", [20, 21])),
+  )
+  # The nearest neighbour of a training image is itself, so each position of its map has a distance
+  # of 0, up to the rounding of squared distances.
+  assert float(known.pixel.max()) < 0.02 * float(other.pixel.min())
+  pooled = np.asarray(learnt("spade").pooled)
+  distance = np.sort(np.sqrt(((pooled[[0, 7], None] - pooled) ** 2).sum(-1)))
+  assert (distance[:, 0] == 0).all()
+  np.testing.assert_allclose(known.image, distance[:, :5].mean(1), rtol=1e-3)
+
+
+def test_spade_with_all_images_as_neighbours_searches_them_all():
+  m = plugins.load("methods", "spade").Model(**kw("spade", k=8, sigma=1e-3))
+  state, b = learnt("spade"), batch("spade", [20, 21])
+  grids = []
+  for stage in m.stages[:3]:
+    x, gallery = np.asarray(b.features[stage]), np.asarray(state.gallery[stage])
+    flat = gallery.reshape(-1, x.shape[-1])
+    d = np.sqrt(((x[..., None, :] - flat) ** 2).sum(-1)).min(-1)
+    grids.append(jax.image.resize(d, (2, SIZE, SIZE), "bilinear", antialias=False))
+  np.testing.assert_allclose(m.score(state, b).pixel, sum(grids) / 3, rtol=1e-3, atol=1e-3)
+  pooled = np.asarray(b.features["layer4"]).mean((1, 2))
+  d = np.sqrt(((pooled[:, None] - np.asarray(state.pooled)) ** 2).sum(-1))
+  np.testing.assert_allclose(m.score(state, b).image, d.mean(1), rtol=1e-4)
+
+
+def test_more_neighbours_never_raise_a_pixel():
+  few, many = (plugins.load("methods", "spade").Model(**kw("spade", k=k)) for k in (2, 6))
+  b = batch("spade", [20, 21])
+  assert (many.score(learnt("spade"), b).pixel <= few.score(learnt("spade"), b).pixel + 1e-4).all()
+
+
+def test_spade_forgets_the_last_task_when_another_begins():
+  update, finish, score = jitted("spade")
+  state, _ = update(learnt("spade"), batch("spade", range(4), seed=1))
+  second = finish(state)
+  assert second.present.sum() == 4
+  old, new = (score(second, batch("spade", [0], seed=s)).pixel.max() for s in (0, 1))
+  assert new < 0.02 * old
+
+
+# --- SoftPatch ---
+
+
+def test_outlier_factor_equals_scikit_learn():
+  x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+  x[3] += 6
+  lof = sklearn.neighbors.LocalOutlierFactor(5).fit(x)
+  padded = jnp.asarray(np.concatenate([x, np.zeros((4, 4), np.float32)]))
+  got = softpatch.outlier_factor(padded, jnp.arange(24) < 20, 5)
+  np.testing.assert_allclose(got[:20], -lof.negative_outlier_factor_, rtol=1e-4)
+  assert int(jnp.argmax(got)) == 3
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_outlier_factors_of_few_and_of_equal_rows_are_finite(n):
+  x = jnp.ones((8, 3))
+  got = softpatch.outlier_factor(x, jnp.arange(8) < n, 5)
+  np.testing.assert_allclose(got, 1, rtol=1e-3)
+
+
+def test_a_planted_outlier_is_not_in_the_bank():
+  update, finish, _ = jitted("softpatch")
+  state = first_state("softpatch")
+  # Eight pictures of one thing with a little grain, one of which has a foreign corner.
+  rng = np.random.default_rng(0)
+  base = rng.random((SIZE, SIZE, 3))
+  image = base + rng.normal(0, 0.01, (8, SIZE, SIZE, 3))
+  image[5, :12, :12] = rng.random((12, 12, 3))
+  image = jnp.asarray(image, jnp.float32)
+  out = _backbone(features.backbone("efficientnet_lite0").params, image)
+  found = {s: out[s] for s in method("softpatch").stages}
+  for first in (0, 4):
+    b = batch("softpatch", range(first, first + 4))
+    part = {s: v[first : first + 4] for s, v in found.items()}
+    state, _ = update(state, b._replace(image=image[first : first + 4], features=part))
+  foreign = np.asarray(state.buffer[5, 0])  # the patch of the corner
+  bank = finish(state)
+  assert np.abs(np.asarray(bank.bank)[np.asarray(bank.used)] - foreign).max(-1).min() > 0
+
+
+def test_softpatch_without_doubt_is_patchcore():
+  more = {"ratio": 0.25}
+  m = softpatch.Model(**kw("softpatch", share=0.0, **more))
+  params = features.backbone("efficientnet_lite0").params
+  state = m.init(jax.random.key(0), spec("softpatch", tasks=1), params)
+  for first in (0, 4):
+    state, _ = m.update(state, batch("softpatch", range(first, first + 4)))
+  state = m.finish(state)
+  n, other = patchcore_state(ratio=0.25)
+  np.testing.assert_allclose(state.bank, other.bank, rtol=1e-6)
+  b = batch("softpatch", range(10, 14))
+  trusting = m.score(state._replace(weight=jnp.ones_like(state.weight)), b)
+  assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+  jax.tree.map(assert_close, trusting, n.score(other, b))
+  doubled = m.score(state._replace(weight=2 * jnp.ones_like(state.weight)), b)
+  np.testing.assert_allclose(doubled.image, 2 * trusting.image, rtol=1e-5)

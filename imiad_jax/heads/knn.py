@@ -29,6 +29,20 @@ def nearest(
   return jax.lax.map(lambda x: distances(x[None], bank, valid)[0].min(), query, batch_size=size)
 
 
+def nearest_row(
+  query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
+) -> tuple[Float[Array, " q"], Int[Array, " q"]]:
+  """Returns the squared distance of each query to its nearest valid bank row, and that row."""
+
+  def one(x: Array) -> tuple[Array, Array]:
+    squared = distances(x[None], bank, valid)[0]
+    row = jnp.argmin(squared)
+    return squared[row], row
+
+  size = max(1, min(len(query), _CHUNK // len(bank)))
+  return jax.lax.map(one, query, batch_size=size)
+
+
 def neighbours(
   query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"], k: int
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
