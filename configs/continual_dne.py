@@ -7,6 +7,8 @@ paper's own run (ViT-B/16, 50 epochs a category, MVTec AD) is
 
   python -m imiad_jax.main --config=configs/continual_dne.py:backbone=paper,dataset=mvtec_ad \\
     --config.data_dir=<folder>
+
+for which the authors took the "sam" weights of ViT-B/16, Google's file sam/ViT-B_16.npz.
 """
 
 from imiad_jax import config
