@@ -64,7 +64,7 @@ def _cell(values: list[float]) -> str:
   if not values:
     return "-"
   spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-  return f"{np.mean(values):.3f}{spread}"
+  return f"{np.mean(values):.3f}".replace("-0.000", "0.000") + spread
 
 
 def forgetting_table(rs: list[Record]) -> Table:
