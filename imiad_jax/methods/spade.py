@@ -101,7 +101,7 @@ def Model(
     for s in stages:
       grid = jax.lax.map(lambda a, s=s: one(s, *a), (batch.features[s], rows, there))
       resized.append(jax.image.resize(grid, (len(grid), *shape), "bilinear", antialias=False))
-    return Scores(image, maps.blur(sum(resized) / len(resized), sigma))
+    return Scores(image, maps.blur(jnp.mean(jnp.stack(resized), axis=0), sigma))
 
   wanted = tuple(dict.fromkeys((*stages, pooled)))
   return Method(init, update, finish, score, backbone, wanted, size, batch, epochs=1)
