@@ -195,12 +195,7 @@ def _files(source) -> Iterator[pathlib.Path]:
   """Yields where a variant's weights may be, in the order in which they are searched."""
   from imiad_jax.backbones import common
 
-  spec = importlib.util.find_spec(source.package) if source.package else None
-  if spec and spec.origin:
-    yield from (pathlib.Path(spec.origin).parent / "models" / name for name in source.files)
-  yield from (common.folder() / name for name in source.files)
-  repos = [repo.rpartition("/")[2] for repo in source.repos]
-  yield from (common.folder() / repo / "model.safetensors" for repo in repos)
+  yield from common.places(source)
   if importlib.util.find_spec("huggingface_hub"):
     from huggingface_hub import try_to_load_from_cache  # pyright: ignore[reportMissingImports]
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imiad_jax import engine, features
-from imiad_jax.types import Batch, Method, Scores, State
+from imiad_jax.types import Method, Scores, State
 
 WARM = 2  # calls before those that are timed
 
@@ -30,25 +30,11 @@ def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], A
   net = features.backbone(method.backbone)
 
   def score(params: Any, state: State, image: jax.Array) -> Scores:
-    pixels = image.astype(jnp.float32) / 255
-    out = net.apply(params, pixels) if method.stages else {}
-    return method.score(state, _untold(pixels, {stage: out[stage] for stage in method.stages}))
+    out = net.apply(params, image.astype(jnp.float32) / 255) if method.stages else {}
+    frozen = {stage: out[stage] for stage in method.stages}
+    return method.score(state, engine.untold({"image": image, "features": frozen}))
 
   return score, net.params
-
-
-def _untold(image: jax.Array, frozen: dict[str, jax.Array]) -> Batch:
-  """Returns a batch to be scored: of its images nothing is told."""
-  told = {
-    "image": image,
-    "label": jnp.full(len(image), -1, jnp.int32),
-    "region": jnp.zeros(image.shape[:3], jnp.int32),
-    "row": jnp.full(len(image), -1, jnp.int32),
-    "epoch": jnp.int32(0),
-    "valid": jnp.ones(len(image), bool),
-    "features": frozen,
-  }
-  return Batch(**{name: told[name] for name in Batch._fields})
 
 
 def measure(

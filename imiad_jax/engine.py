@@ -69,10 +69,7 @@ def _build(name: str, kw: str) -> Built:
     return method.update(state, _batch(taken, taken["label"], region, row, epoch, valid))
 
   def score(state: State, data: Data) -> Scores:
-    told = jnp.full(len(data["image"]), -1, jnp.int32)
-    region = jnp.zeros(data["image"].shape[:3], jnp.int32)
-    valid = jnp.ones(len(data["image"]), bool)
-    return method.score(state, _batch(data, told, region, told, jnp.int32(0), valid))
+    return method.score(state, untold(data))
 
   return Built(
     method,
@@ -98,6 +95,14 @@ def check(built: Built) -> Method:
   return method
 
 
+def untold(data: Data) -> Batch:
+  """Returns a batch to be scored: neither label nor mask of its images is told."""
+  n = len(data["image"])
+  nothing = jnp.full(n, -1, jnp.int32)
+  region = jnp.zeros(data["image"].shape[:3], jnp.int32)
+  return _batch(data, nothing, region, nothing, jnp.int32(0), jnp.ones(n, bool))
+
+
 def _batch(data: Data, label: Any, region: Any, row: Any, epoch: Any, valid: Any) -> Batch:
   image = data["image"].astype(jnp.float32) / 255
   return Batch(image, label, region, row, epoch, valid, data["features"])
@@ -107,7 +112,7 @@ def start(built: Built, rows: list[int], seed: int) -> tuple[State, int]:
   """Returns the first State for tasks of so many rows, and the rows that each is padded to."""
   method = built.method
   net = features.backbone(method.backbone)
-  most = measures.bucket(max(rows))
+  most = parallel.bucket(max(rows))
   shapes = features.shapes(net, method.stages, method.size)
   spec = Spec((method.size, method.size, 3), shapes, most, len(rows))
   return jax.jit(method.init, static_argnums=1)(jax.random.key(seed), spec, net.params), most

@@ -12,12 +12,6 @@ Measured = dict[str, Any]  # name -> number; "kinds" -> {kind: {name: number}}
 _CHUNK = 16  # maps resized at once
 
 
-def bucket(n: int) -> int:
-  """Rounds a number of rows up, so that tasks of like size share a compiled function."""
-  step = max(8, 1 << max(0, n.bit_length() - 3))
-  return -(-n // step) * step
-
-
 def measure(scores: Scores, rows: np.ndarray, store: features.Store, size: int) -> Measured:
   """Returns image_*, and pixel_* and spro@* where the method localises and there are masks.
 
@@ -41,7 +35,7 @@ def measure(scores: Scores, rows: np.ndarray, store: features.Store, size: int) 
 
 def images(score: np.ndarray, label: np.ndarray, kind: np.ndarray) -> Measured:
   """Returns image_auroc and _ap with 95 % intervals, _f1max with its threshold, and by kind."""
-  n, size = len(label), bucket(len(label))
+  n, size = len(label), parallel.bucket(len(label))
   valid = np.arange(size) < n
   score = parallel.pad(score, size)
   out: Measured = dict(metrics.binary(score, parallel.pad(label, size), valid, f1=True))
@@ -57,7 +51,7 @@ def pixels(score: np.ndarray, label: np.ndarray, region: np.ndarray) -> Measured
 
   An anomalous image without a region in its mask says nothing about its pixels: it is left out.
   """
-  n, size = len(label), bucket(len(label))
+  n, size = len(label), parallel.bucket(len(label))
   valid = np.arange(size) < n
   valid[:n] &= (label == 0) | region.any(axis=(1, 2))
   found = metrics.pixel(parallel.pad(score, size), parallel.pad(region, size), valid, f1=True)

@@ -56,6 +56,12 @@ def pad(x: np.ndarray, rows: int) -> np.ndarray:
   return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
+def bucket(n: int) -> int:
+  """Rounds a number of rows up, so that tasks of like size share a compiled function."""
+  step = max(8, 1 << max(0, n.bit_length() - 3))
+  return -(-n // step) * step
+
+
 def chunked(fn: Callable[[Any, Tree], Any], chunk: int) -> Callable[[Any, Tree], Any]:
   """Makes fn(fixed, rows) run over any number of rows, `chunk` rows a device at a time.
 

@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_engine():
   net = features.backbone(NET)
   shapes = features.shapes(net, built.method.stages, 64)
   state = built.method.init(jax.random.key(0), Spec((64, 64, 3), shapes, 4, 1), net.params)
-  batch = efficiency._untold(*jax.device_put((image / np.float32(255), data["features"])))
+  batch = engine.untold(jax.device_put(data))
   batch = batch._replace(label=jnp.zeros(4, jnp.int32), row=jnp.arange(4, dtype=jnp.int32))
   state = built.method.finish(built.method.update(state, batch)[0])
   score, params = efficiency.scorer(built.method)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imiad_jax import config, engine, measures, plugins
+from imiad_jax import config, engine, parallel, plugins
 from imiad_jax.errors import UserError
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
@@ -65,7 +65,7 @@ def test_every_training_row_is_learnt_once_an_epoch_and_nothing_else(monkeypatch
   assert len(seen) == 9  # three batches of four for ten rows, each epoch
   for image, row, valid, label in seen:
     np.testing.assert_allclose(image[valid], train[row[valid]], atol=1e-6)
-    assert (row[~valid] == measures.bucket(10)).all() and (label[valid] == 0).all()
+    assert (row[~valid] == parallel.bucket(10)).all() and (label[valid] == 0).all()
   orders = [tuple(np.concatenate([r[v] for _, r, v, _ in seen[k : k + 3]])) for k in (0, 3, 6)]
   assert len(set(orders)) == 3  # shuffled anew
 
@@ -186,7 +186,7 @@ def test_order_depends_on_the_seed_alone(monkeypatch):
 
 SCRIPT = """
 import jax, json, sys
-from imiad_jax import config, engine, measures, plugins
+from imiad_jax import config, engine, parallel, plugins
 from imiad_jax.types import Run
 from tests import pictures
 kw = plugins.resolve("padim", plugins.load("methods", "padim").Model,

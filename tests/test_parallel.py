@@ -41,3 +41,9 @@ def test_a_step_keeps_the_rows_where_they_are():
   y, total = parallel.block(jax.jit(lambda x, w: (x @ w, (x @ w).sum()))(x, w))
   assert y.sharding.is_equivalent_to(x.sharding, 2)
   assert float(total) == 2 * parallel.count() * 4 * 3
+
+
+@pytest.mark.parametrize("n", range(1, 2000, 37))
+def test_buckets_hold_and_waste_at_most_a_quarter(n):
+  assert n <= parallel.bucket(n) <= max(8, 1.25 * n + 1)
+  assert parallel.bucket(parallel.bucket(n)) == parallel.bucket(n)

@@ -50,6 +50,16 @@ def folder() -> Path:
   return Path(os.environ.get("IMIAD_WEIGHTS") or "~/.cache/imiad_jax/weights").expanduser()
 
 
+def places(source: Source) -> list[Path]:
+  """Returns where on this machine a weight file may lie, in the order in which it is looked for."""
+  names = [*source.files, *(f"{r.rpartition('/')[2]}/model.safetensors" for r in source.repos)]
+  out = [folder() / name for name in names]
+  spec = importlib.util.find_spec(source.package) if source.package else None
+  if spec and spec.origin:
+    out = [Path(spec.origin).parent / "models" / name for name in source.files] + out
+  return out
+
+
 def find(variant: str, source: Source, path: str | None) -> Path:
   """Returns the weight file of a variant: `path`, else of its package, the folder or the hub.
 
@@ -59,12 +69,7 @@ def find(variant: str, source: Source, path: str | None) -> Path:
     if not Path(path).is_file():
       raise UserError(f"The weights of {variant} were to be in {path}, which is no file.")
     return Path(path)
-  names = [*source.files, *(f"{r.rpartition('/')[2]}/model.safetensors" for r in source.repos)]
-  places = [folder() / name for name in names]
-  spec = importlib.util.find_spec(source.package) if source.package else None
-  if spec and spec.origin:
-    places = [Path(spec.origin).parent / "models" / name for name in source.files] + places
-  for place in places:
+  for place in places(source):
     if place.is_file():
       return place
   return _download(variant, source)
