@@ -45,6 +45,7 @@ setup(
     "peers": ["anomalib>=2.7"],  # to be timed beside ours by benchmarks/
     "dev": [
       "pytest>=9",
+      "pytest-xdist>=3.8",
       "hypothesis>=6.170",
       "beartype>=0.23",
       "ruff>=0.17",

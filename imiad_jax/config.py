@@ -7,23 +7,6 @@ import ml_collections
 from imiad_jax import cache, plugins
 from imiad_jax.errors import UserError
 
-# What two CPU cores can pay for: the weights that are installed with the package, and few epochs.
-SMALL: dict[str, dict[str, Any]] = {
-  "patchcore": {"dim": 160, "ratio": 0.01, "append": True},
-  "padim": {"size": 224},
-  "spade": {"size": 224},
-  "softpatch": {"dim": 160, "ratio": 0.01},
-  "dne": {
-    "embedding": "layer3",
-    "frozen": ("stem", "layer1", "layer2"),
-    "size": 128,
-    "epochs": 8,
-    "batch": 16,
-    "lr": 3e-4,
-    "rotation": 0.0,  # so few epochs do not teach a network to see past it
-  },
-}
-
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
   """Reads "key=value,key=value" over defaults; raises UserError for an unknown key."""
@@ -50,24 +33,24 @@ def part(
     method: a name in methods/.
     setting: a name in settings/.
     backbone: a backbone's name, or "paper" for the one of the method's authors. One of the small
-      embedded ones (efficientnet_lite*) also brings hyperparameters that a CPU can pay for.
+      embedded ones (efficientnet_lite*) also brings the method's SMALL, which a CPU can pay for.
     setting_kw: parameters of the setting that differ from its own.
     **method_kw: hyperparameters that differ from those.
 
   Raises:
     UserError: a name that does not exist.
   """
+  module = plugins.load("methods", method)
   given: dict[str, Any] = {}
   if backbone != "paper":
     plugins.backbone(backbone)
     given["backbone"] = backbone
     if backbone.startswith("efficientnet_lite"):
-      given |= SMALL.get(method, {})
+      given |= module.SMALL
   tasks = plugins.load("settings", setting).tasks
-  factory = plugins.load("methods", method).Model
   out = ml_collections.ConfigDict()
   out.method = method
-  out.method_kw = plugins.resolve(method, factory, given | method_kw)
+  out.method_kw = plugins.resolve(method, module.Model, given | method_kw)
   out.setting = setting
   out.setting_kw = plugins.resolve(setting, tasks, setting_kw or {})
   return out

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imiad_jax import config, engine, parallel, plugins
+from imiad_jax import engine, parallel, plugins
 from imiad_jax.errors import UserError
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
@@ -186,11 +186,12 @@ def test_order_depends_on_the_seed_alone(monkeypatch):
 
 SCRIPT = """
 import jax, json, sys
-from imiad_jax import config, engine, parallel, plugins
+from imiad_jax import engine, parallel, plugins
+from imiad_jax.methods import padim
 from imiad_jax.types import Run
 from tests import pictures
-kw = plugins.resolve("padim", plugins.load("methods", "padim").Model,
-                     config.SMALL["padim"] | {"backbone": "efficientnet_lite0", "size": 64})
+kw = plugins.resolve("padim", padim.Model,
+                     padim.SMALL | {"backbone": "efficientnet_lite0", "size": 64})
 run = Run("pictures", ("c0", "c1"), "continual", {}, "padim", kw, 0)
 out = [o.metrics for o in engine.run(run, pictures.Store(tasks=2))]
 print(json.dumps([jax.device_count(), out]))
@@ -229,5 +230,6 @@ def test_features_of_an_unknown_stage_are_refused():
 
 
 def test_small_configs_name_hyperparameters_that_exist():
-  for name, kw in config.SMALL.items():
-    plugins.resolve(name, plugins.load("methods", name).Model, kw)
+  for name in plugins.names("methods"):
+    module = plugins.load("methods", name)
+    plugins.resolve(name, module.Model, module.SMALL)

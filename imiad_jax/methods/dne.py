@@ -29,6 +29,16 @@ from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
+# What two CPU cores can pay for.
+SMALL = {
+  "embedding": "layer3",
+  "frozen": ("stem", "layer1", "layer2"),
+  "size": 128,
+  "epochs": 8,
+  "batch": 16,
+  "lr": 3e-4,
+  "rotation": 0.0,  # so few epochs do not teach a network to see past it
+}
 
 
 class State(NamedTuple):

@@ -21,6 +21,7 @@ from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
+SMALL = {"dim": 160, "ratio": 0.01}  # what two CPU cores can pay for
 
 
 class State(NamedTuple):

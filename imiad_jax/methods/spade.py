@@ -20,6 +20,7 @@ from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
+SMALL = {"size": 224}  # what two CPU cores can pay for
 
 
 class State(NamedTuple):

@@ -1,0 +1,109 @@
+"""What tests of methods share: tiny models of each, batches of noise, a State that has learnt.
+
+The tests of a method stand in test_<method>.py, which says in TINY which hyperparameters, beside
+SMALL, they can pay for.
+"""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imiad_jax import engine, features, plugins
+from imiad_jax.errors import UserError
+from imiad_jax.types import Batch, Spec
+
+SIZE = 32
+
+
+def kw(name: str, **more):
+  """Hyperparameters that a test can pay for."""
+  module = plugins.load("methods", name)
+  tiny = importlib.import_module(f"tests.methods.test_{name}").TINY
+  small = {"backbone": "efficientnet_lite0"} | module.SMALL | {"size": SIZE, "batch": 4} | tiny
+  return plugins.resolve(name, module.Model, small | more)
+
+
+@functools.cache
+def method(name: str):
+  return plugins.load("methods", name).Model(**kw(name))
+
+
+@functools.cache
+def spec(name: str, n: int = 8, tasks: int = 2) -> Spec:
+  net = features.backbone("efficientnet_lite0")
+  return Spec((SIZE, SIZE, 3), features.shapes(net, method(name).stages, SIZE), n, tasks)
+
+
+def first_state(name: str, seed: int = 0, **more):
+  params = features.backbone("efficientnet_lite0").params
+  return jax.jit(method(name).init, static_argnums=1)(
+    jax.random.key(seed), spec(name, **more), params
+  )
+
+
+@functools.cache
+def jitted(name: str):
+  m = method(name)
+  return jax.jit(m.update), jax.jit(m.finish), jax.jit(m.score)
+
+
+def batch(name: str, rows, valid=None, label=0, seed=0) -> Batch:
+  """Images are a function of their row, and so are the features."""
+  images = [np.random.default_rng((seed, r)).random((SIZE, SIZE, 3)) for r in rows]
+  image = np.stack(images).astype(np.float32)
+  found = {}
+  if method(name).stages:
+    found = frozen(name, image)
+  valid = np.ones(len(rows), bool) if valid is None else np.asarray(valid)
+  region = jnp.zeros((len(rows), SIZE, SIZE), jnp.int32)
+  row = np.where(valid, rows, spec(name).max_train).astype(np.int32)
+  told = np.full(len(rows), label, np.int32)
+  return Batch(
+    jnp.asarray(image), jnp.asarray(told), region, row, jnp.int32(0), jnp.asarray(valid), found
+  )
+
+
+def frozen(name: str, image):
+  """The frozen features of images that a method asks for."""
+  out = _backbone(features.backbone("efficientnet_lite0").params, image)
+  return {s: out[s] for s in method(name).stages}
+
+
+@jax.jit
+def _backbone(params, image):
+  return features.backbone("efficientnet_lite0").apply(params, image)
+
+
+@functools.cache
+def learnt(name: str, seed: int = 0):
+  """The State after one task of eight images."""
+  update, finish, _ = jitted(name)
+  state = first_state(name, seed)
+  for first in (0, 4):
+    state, _ = update(state, batch(name, range(first, first + 4)))
+  return finish(state)
+
+
+def leaves(tree):
+  return [
+    jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    for x in jax.tree.leaves(tree)
+  ]
+
+
+def assert_same_bits(a, b):
+  for x, y in zip(leaves(a), leaves(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def assert_refused(name, wrong):
+  """The first hyperparameter of `wrong`, or the first of its values, is named in the error."""
+  with pytest.raises(UserError) as e:
+    engine.check(engine.build(name, kw(name, **wrong)))
+  (given, value), *_ = wrong.items()
+  named = value[0] if isinstance(value, tuple) and value else given
+  assert named in str(e.value)

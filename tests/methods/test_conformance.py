@@ -1,0 +1,112 @@
+"""What every method must keep, over the folder's listing."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from imiad_jax import engine, features, plugins
+from imiad_jax.types import Run
+from tests import pictures
+from tests.methods.common import (
+  SIZE,
+  assert_same_bits,
+  batch,
+  first_state,
+  jitted,
+  kw,
+  learnt,
+  method,
+  spec,
+)
+
+METHODS = plugins.names("methods")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_padding_changes_nothing(name):
+  update, finish, _ = jitted(name)
+  valid = [True, True, False, False]
+  one = update(first_state(name), batch(name, [0, 1, 2, 3], valid))
+  two = update(first_state(name), batch(name, [0, 1, 5, 7], valid))
+  assert_same_bits(one, two)
+  assert_same_bits(finish(one[0]), finish(two[0]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_have_their_shapes_and_do_not_see_labels(name):
+  score = jitted(name)[2]
+  a = score(learnt(name), batch(name, range(10, 14)))
+  b = score(learnt(name), batch(name, range(10, 14), label=1))
+  assert a.image.shape == (4,) and a.image.dtype == jnp.float32
+  assert a.pixel is None or (a.pixel.shape == (4, SIZE, SIZE) and a.pixel.dtype == jnp.float32)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(a))
+  assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_by_one_equals_batched_and_jit_equals_eager(name):
+  score = jitted(name)[2]
+  rows = range(10, 14)
+  together = score(learnt(name), batch(name, rows))
+  single = [score(learnt(name), batch(name, [r])) for r in rows]
+  joined = jax.tree.map(lambda *x: jnp.concatenate(x), *single)
+  eager = method(name).score(learnt(name), batch(name, rows))
+  for other in (joined, eager):
+    for x, y in zip(jax.tree.leaves(together), jax.tree.leaves(other), strict=True):
+      np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-3 * float(np.abs(x).max()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_same_seed_same_bits(name):
+  again = learnt.__wrapped__(name)
+  assert_same_bits(learnt(name), again)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_vmap_over_seeds_equals_a_loop(name):
+  m = method(name)
+  params = features.backbone("efficientnet_lite0").params
+
+  def whole(key):
+    state = m.init(key, spec(name), params)
+    for first in (0, 4):
+      state, _ = m.update(state, batch(name, range(first, first + 4)))
+    return m.score(m.finish(state), batch(name, range(10, 14))).image
+
+  keys = jax.random.split(jax.random.key(0), 2)
+  together = jax.jit(jax.vmap(whole))(keys)
+  loop = jnp.stack([jax.jit(whole)(k) for k in keys])
+  np.testing.assert_allclose(together, loop, rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_state_survives_a_checkpoint_bit_for_bit(name, tmp_path):
+  state = learnt(name)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / "state", state)
+    checkpointer.wait_until_finished()
+    assert_same_bits(state, checkpointer.restore(tmp_path / "state", state))
+
+
+@pytest.mark.parametrize("setting", plugins.names("settings"))
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_in_every_setting_and_finds_blots(name, setting):
+  store = pictures.Store(tasks=2, bad=8)
+  setting_kw = {"fully_supervised": {"anomalies": 2}, "few_shot": {"shots": 12}}.get(setting, {})
+  groups = plugins.load("settings", setting).runs(("c0", "c1"), False)
+  for group in groups:
+    run = Run("pictures", group, setting, setting_kw, name, kw(name, size=64), 0)
+    outcomes = list(engine.run(run, store))
+    assert [(o.learnt, o.category) for o in outcomes] == [
+      (i, group[j]) for i in range(len(group)) for j in range(i + 1)
+    ]
+    for o in outcomes:
+      assert {"image_auroc", "image_ap"} <= set(o.metrics)
+      assert ("pixel_pro" in o.metrics) == (o.scores.pixel is not None)
+      assert all(
+        0 <= v <= 1 for k, v in o.metrics.items() if k.endswith(("auroc", "ap", "pro", "f1max"))
+      )
+    # What was learnt last is found: the blots are loud.
+    assert outcomes[-1].metrics["image_auroc"] > 0.9
