@@ -71,6 +71,7 @@ def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.Conf
   config.categories = ("all",)
   config.multi_class = False
   config.seeds = (0,)
+  config.replicas = 1
   config.data_dir = ""
   config.prepared_dir = cache.folder("prepared")
   config.results = "results"

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imiad_jax import engine, features
+from imiad_jax import features, training
 from imiad_jax.types import Method, Scores, State
 
 WARM = 2  # calls before those that are timed
@@ -32,13 +32,13 @@ def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], A
   def score(params: Any, state: State, image: jax.Array) -> Scores:
     out = net.apply(params, image.astype(jnp.float32) / 255) if method.stages else {}
     frozen = {stage: out[stage] for stage in method.stages}
-    return method.score(state, engine.untold({"image": image, "features": frozen}))
+    return method.score(state, training.untold({"image": image, "features": frozen}))
 
   return score, net.params
 
 
 def measure(
-  built: engine.Built, state: State, data: engine.Data, repeats: int = 10
+  built: training.Built, state: State, data: training.Data, repeats: int = 10
 ) -> dict[str, float | int]:
   """Measures the scoring of images by a method that has learnt, on one device.
 

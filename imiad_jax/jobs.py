@@ -1,11 +1,12 @@
 """From a config to its runs, and from each run that is not done to its line of results."""
 
-import functools
+import contextlib
 import hashlib
 import logging
 import os
 import pathlib
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -27,9 +28,10 @@ from imiad_jax import (
   plugins,
   records,
   tables,
+  training,
 )
 from imiad_jax.errors import UserError
-from imiad_jax.types import Index, Run
+from imiad_jax.types import Index, Run, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def do(config: Config) -> None:
   parts = config.get("parts", (config,))
   together: dict[tuple[str, int], tuple[str, ...]] = {}
   for part in parts:
-    method = engine.check(engine.build(part.method, part.method_kw.to_dict()))
+    method = training.check(training.build(part.method, part.method_kw.to_dict()))
     shared = (method.backbone, method.size)
     together[shared] = (*together.get(shared, ()), *method.stages)
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
@@ -60,12 +62,16 @@ def do(config: Config) -> None:
   jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
   todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
   _LOG.info("%d of %d runs are done already", len(jobs) - len(todo), len(jobs))
-  failed = 0
-  for i, job in enumerate(todo):
-    kw = ", ".join(f"{k}={v}" for k, v in job.run.setting_kw.items())
-    what = f"{job.run.method}, {job.run.setting}{f' ({kw})' if kw else ''}"
-    _LOG.info("run %d/%d: %s: %s", i + 1, len(todo), what, "+".join(job.run.categories))
-    failed += not _one(job, store, config)
+  failed = done = 0
+  for group in grouped(todo, config.replicas):
+    run = group[0].run
+    kw = ", ".join(f"{k}={v}" for k, v in run.setting_kw.items())
+    what = f"{run.method}, {run.setting}{f' ({kw})' if kw else ''}"
+    names = "+".join(run.categories)
+    more = f", seeds {'+'.join(str(job.run.seed) for job in group)}" if len(group) > 1 else ""
+    _LOG.info("run %d/%d: %s: %s%s", done + 1, len(todo), what, names, more)
+    failed += _some(group, store, config)
+    done += len(group)
   if not todo:
     print("Nothing to do: every run of this config has its line of results already.\n")
   files = list(dict.fromkeys(records.path(config.results, job.run) for job in jobs))
@@ -119,33 +125,55 @@ def _check(config: Config) -> None:
     given = tuple(config[name])
     if not given or len(set(given)) < len(given):
       raise UserError(f"The {name} are {given}. Give one or more, each once.")
+  if not isinstance(config.replicas, int) or config.replicas < 1:
+    raise UserError(f"replicas is {config.replicas}, but should be a whole number from 1 on.")
   if not all(isinstance(s, int) and s >= 0 for s in config.seeds):
     raise UserError(f"The seeds are {config.seeds}. They must be whole numbers from 0 on.")
 
 
-def _one(job: Job, store: features.Store, config: Config) -> bool:
-  """Does one run and writes its line; returns whether it gave a result."""
+def grouped(jobs: list[Job], replicas: int) -> list[list[Job]]:
+  """Returns the jobs, in order, in groups of up to so many that differ by their seeds alone."""
+  alike: dict[str, list[Job]] = {}
+  for job in jobs:
+    key = records.run_id(job.run._replace(seed=0), job.versions)
+    alike.setdefault(key, []).append(job)
+  return [
+    group[first : first + replicas]
+    for group in alike.values()
+    for first in range(0, len(group), replicas)
+  ]
+
+
+def _some(jobs: list[Job], store: features.Store, config: Config) -> int:
+  """Does runs that differ by their seeds at once and writes their lines; returns how many failed.
+
+  Where one fails they are done one by one, so that the others do not.
+  """
   began = time.perf_counter()
-  run, file = job.run, records.path(config.results, job.run)
-  record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
-  record["selection"] = _selection(run, store.index)
-  outcomes: list[engine.Outcome] = []
-  rows: list[dict[str, Any]] = []
-  cost: dict[str, Any] = {}
-  last = functools.partial(_cost, store, run, cost) if config.efficiency else lambda *_: None
+  _forget_peak()
+  outcomes: list[list[engine.Outcome]] = [[] for _ in jobs]
+  costs: list[dict[str, Any]] = [{} for _ in jobs]
+
+  def last(r: int, built: training.Built, state: State) -> None:
+    if config.efficiency:
+      costs[r] = _cost(store, jobs[r].run, built, state)
+
+  error = ""
+  rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
   try:
-    for outcome in engine.run(run, store, last):
-      rows.append({"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics)
-      rows[-1]["seconds"] = {k: round(v, 3) for k, v in outcome.seconds.items()}
+    for r, outcome in engine.together([job.run for job in jobs], store, last):
+      row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
+      rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
       if config.gallery:
-        outcomes = [o for o in outcomes if o.learnt == outcome.learnt] + [outcome]
-    record["rows"] = rows
-    record |= {"efficiency": cost} if cost else {}
+        outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
   except engine.Failed as e:
+    if len(jobs) > 1:
+      return sum(_some([job], store, config) for job in jobs)
     _LOG.error("failed: %s", e)
-    record["error"] = str(e)
-  record |= {
-    "seconds": round(time.perf_counter() - began, 2),
+    error = str(e)
+  common = {
+    "seconds": round((time.perf_counter() - began) / len(jobs), 2),
+    "replicas": len(jobs),
     "peak_bytes": _peak_bytes(),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "python": platform.python_version(),
@@ -153,13 +181,18 @@ def _one(job: Job, store: features.Store, config: Config) -> bool:
     "commit": _commit(),
     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
   }
-  if outcomes:
-    picture = file.parent / "gallery" / f"{run.method}-{job.id}.png"
-    size = run.method_kw["size"]
-    gallery.write(picture, outcomes, store, size, config.gallery)
-    print(f"Gallery: {picture}")
-  records.append(file, record)
-  return "rows" in record
+  for job, found, shown, cost in zip(jobs, rows, outcomes, costs, strict=True):
+    run, file = job.run, records.path(config.results, job.run)
+    record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
+    record["selection"] = _selection(run, store.index)
+    record |= {"error": error} if error else {"rows": found}
+    record |= {"efficiency": cost} if cost else {}
+    if shown:
+      picture = file.parent / "gallery" / f"{run.method}-{job.id}.png"
+      gallery.write(picture, shown, store, run.method_kw["size"], config.gallery)
+      print(f"Gallery: {picture}")
+    records.append(file, record | common)
+  return len(jobs) if error else 0
 
 
 def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:
@@ -185,14 +218,14 @@ def _hash(names: np.ndarray) -> str:
 
 
 def _cost(
-  store: features.Store, run: Run, cost: dict[str, Any], built: engine.Built, state: Any
-) -> None:
-  """Fills `cost` with what scoring costs (see efficiency), on a batch of training images."""
+  store: features.Store, run: Run, built: training.Built, state: State
+) -> dict[str, float | int]:
+  """Returns what scoring costs (see efficiency), on a batch of training images."""
   method = built.method
   rows = store.index.rows(run.categories[-1], "train")[: method.batch]
   frozen = store.features(rows, method.backbone, method.stages, method.size)
   image = store.pixels(rows, method.size).image
-  cost |= efficiency.measure(built, state, {"image": image, "features": frozen})
+  return efficiency.measure(built, state, {"image": image, "features": frozen})
 
 
 def _cache_compilations() -> None:
@@ -202,11 +235,24 @@ def _cache_compilations() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+def _forget_peak() -> None:
+  """Starts the measuring of a process's peak memory anew, where Linux lets it."""
+  with contextlib.suppress(OSError):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_bytes() -> int:
-  """Returns the most memory used so far: of the accelerator, or of this process on a CPU."""
+  """Returns the most memory used: of the accelerator so far, or on a CPU by this process.
+
+  On Linux that is since `_forget_peak`, elsewhere since the process began.
+  """
   stats = jax.devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
+  with contextlib.suppress(OSError):
+    found = re.search(r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text())
+    if found:
+      return int(found[1]) * 1024
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return most if sys.platform == "darwin" else most * 1024
 

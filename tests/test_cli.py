@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imiad_jax import engine, jobs, records
+from imiad_jax import jobs, records, training
 from imiad_jax.errors import UserError
 from imiad_jax.methods import padim
 from imiad_jax.types import Scores
@@ -285,10 +285,10 @@ def test_a_failed_run_is_told_and_tried_again(synthetic_dir, tmp_path, monkeypat
 
   with monkeypatch.context() as m:
     m.setattr(padim, "Model", broken)
-    engine._build.cache_clear()
+    training._build.cache_clear()
     with pytest.raises(UserError, match=r"1 of 1 runs failed; their lines of results say why"):
       jobs.do(config)
-  engine._build.cache_clear()
+  training._build.cache_clear()
   (line,) = lines(tmp_path)
   assert line["error"] == "image scores of 45 of 45 images of bottle are not finite"
   assert "rows" not in line

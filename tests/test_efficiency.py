@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imiad_jax import efficiency, engine, features
+from imiad_jax import efficiency, features, training
 from imiad_jax.types import Method, Scores, Spec
 from tests import pictures
 
@@ -27,7 +27,7 @@ def tiny(stages=(), work=1):
 
   method = Method(unused, unused, unused, score, NET, stages, 64, batch=5, epochs=1)
   state = {"bank": jnp.zeros((64, work)), "key": jax.random.key(0), "rows": jnp.int32(4)}
-  return engine.Built(method, unused, unused, unused), state
+  return training.Built(method, 1, unused, unused, unused, unused, unused), state
 
 
 def images(n=3):
@@ -68,14 +68,14 @@ def test_the_bigger_work_takes_longer():
 
 def test_scores_are_those_of_the_engine():
   store = pictures.Store(train=4, good=2, bad=1)
-  built = engine.build("padim", {"backbone": NET, "stages": ["layer1", "layer2"], "size": 64})
+  built = training.build("padim", {"backbone": NET, "stages": ["layer1", "layer2"], "size": 64})
   rows = np.arange(4)
   image = store.pixels(rows, 64).image
   data = {"image": image, "features": store.features(rows, NET, built.method.stages, 64)}
   net = features.backbone(NET)
   shapes = features.shapes(net, built.method.stages, 64)
   state = built.method.init(jax.random.key(0), Spec((64, 64, 3), shapes, 4, 1), net.params)
-  batch = engine.untold(jax.device_put(data))
+  batch = training.untold(jax.device_put(data))
   batch = batch._replace(label=jnp.zeros(4, jnp.int32), row=jnp.arange(4, dtype=jnp.int32))
   state = built.method.finish(built.method.update(state, batch)[0])
   score, params = efficiency.scorer(built.method)

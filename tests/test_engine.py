@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imiad_jax import engine, parallel, plugins
+from imiad_jax import engine, parallel, plugins, training
 from imiad_jax.errors import UserError
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
@@ -39,13 +39,13 @@ def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=Fa
     return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised)
 
   monkeypatch.setattr(SEEN + ".Model", factory)
-  engine._build.cache_clear()
+  training._build.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
   yield
-  engine._build.cache_clear()
+  training._build.cache_clear()
 
 
 def run(store, setting="unsupervised", categories=("c0",), seed=0):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imiad_jax import engine, features, plugins
+from imiad_jax import features, plugins, training
 from imiad_jax.errors import UserError
 from imiad_jax.types import Batch, Spec
 
@@ -103,7 +103,7 @@ def assert_same_bits(a, b):
 def assert_refused(name, wrong):
   """The first hyperparameter of `wrong`, or the first of its values, is named in the error."""
   with pytest.raises(UserError) as e:
-    engine.check(engine.build(name, kw(name, **wrong)))
+    training.check(training.build(name, kw(name, **wrong)))
   (given, value), *_ = wrong.items()
   named = value[0] if isinstance(value, tuple) and value else given
   assert named in str(e.value)
