@@ -8,6 +8,7 @@ import json
 import struct
 import sys
 import types
+from functools import reduce
 from pathlib import Path
 
 import jax
@@ -147,6 +148,40 @@ def test_parameters_are_those_of_the_model(variant, monkeypatch, tmp_path):
   assert all(
     type(leaf) is np.ndarray and leaf.flags.c_contiguous for leaf in jax.tree.leaves(params)
   )
+
+
+def folded(params, stats, eps: float):
+  """The parameters with bias of a network with batch norm, by the formula of batch norm."""
+  if "kernel" not in params:
+    return {name: folded(params[name], stats[name], eps) for name in params}
+  norm, seen = params["Norm_0"]["norm"], stats["Norm_0"]["norm"]
+  scale = norm["scale"] / jnp.sqrt(seen["var"] + eps)
+  return {"kernel": params["kernel"] * scale, "bias": norm["bias"] - seen["mean"] * scale}
+
+
+@pytest.mark.parametrize("variant", ["efficientnet_lite0", "resnet18"])
+def test_the_form_to_train_is_the_pretrained_one_unfolded(variant):
+  module, until = plugins.backbone(variant), ("layer2", "layer1")
+  image = jnp.asarray(seeded.images()[0])
+  net = module.Model(variant, norm=True, until=until)
+  first = jax.jit(net.init)(jax.random.key(0), image)
+  assert set(first["params"]) == {"stem", "layer1", "layer2"}  # nothing beyond is to be trained
+  for layer in module._layers(variant):
+    part, *path = layer.path.split("/")
+    if part in first["params"]:
+      found = reduce(lambda node, name: node[name], path, first["params"][part])
+      h, w, _, outputs = layer.kernel
+      deviation = (2 / (h * w * (1 if "depthwise" in path else outputs))) ** 0.5
+      assert abs(float(found["kernel"].std()) / deviation - 1) < 0.15, layer.path
+  keys = iter(jax.random.split(jax.random.key(1), 1000))
+  move = lambda x: x + jax.random.uniform(next(keys), x.shape) if x.ndim == 1 else x  # noqa: E731
+  moved = jax.tree.map(move, first)
+  given = jax.jit(net.apply)(moved, image)
+  params = folded(moved["params"], moved["batch_stats"], module._EPS)
+  wanted = jax.jit(module.Model(variant, until=until).apply)({"params": params}, image)
+  assert set(given) == {"stem", "layer1", "layer2"}
+  for stage, value in wanted.items():
+    np.testing.assert_allclose(given[stage], value, rtol=1e-4, atol=1e-5 * float(value.max()))
 
 
 def test_a_photograph_is_what_it_shows(lite0):

@@ -1,4 +1,9 @@
-"""What the backbones share: where weight files lie, batch norm folded away, one convolution."""
+"""What the backbones share: where weight files lie, batch norm folded away, one convolution.
+
+A network of convolutions has two forms: the pretrained one, where batch norm is folded into them,
+and one to be trained from scratch, with batch norm after each. Kernels start from N(0, 2/fan out),
+as those of torchvision's ResNets and of Google's EfficientNets do.
+"""
 
 import importlib.util
 import os
@@ -11,10 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from imiad_jax import weights
 from imiad_jax.errors import UserError
+from imiad_jax.heads.layers import Norm, fan_out
+
+# A channel of a depthwise kernel [k,k,1,c] has k x k outputs.
+_depthwise_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal", -1, -2)
 
 
 class Source(NamedTuple):
@@ -207,7 +216,8 @@ def _weigh(taps: list[Array], kernel: Array) -> Array:
 class Conv(nn.Module):
   """A square convolution with bias, [b,h,w,c] to [b,h/stride,w/stride,features].
 
-  `padding` is "SAME" as in TensorFlow, or "TORCH": (size - 1) / 2 on all sides.
+  `padding` is "SAME" as in TensorFlow, or "TORCH": (size - 1) / 2 on all sides. With `eps` it has
+  batch norm of that epsilon instead of the bias, and `valid` [b] tells which images are there.
   """
 
   features: int
@@ -215,25 +225,32 @@ class Conv(nn.Module):
   stride: int = 1
   padding: str = "SAME"
   depthwise: bool = False
+  eps: float | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-    """Returns the convolution of x."""
+  def __call__(
+    self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+  ) -> Float[Array, "b h2 w2 features"]:
+    """Returns the convolution of x; normalised by running statistics where `valid` is None."""
     channels = 1 if self.depthwise else x.shape[-1]
     shape = (self.size, self.size, channels, self.features)
-    kernel = jnp.asarray(self.param("kernel", nn.initializers.lecun_normal(), shape))
-    bias = self.param("bias", nn.initializers.zeros, (self.features,))
+    start = _depthwise_fan_out if self.depthwise else fan_out
+    y = self._convolve(x, jnp.asarray(self.param("kernel", start, shape)))
+    if self.eps is not None:
+      return Norm(self.eps)(y, valid)
+    return y + self.param("bias", nn.initializers.zeros, (self.features,))
+
+  def _convolve(self, x: Array, kernel: Array) -> Array:
     if self.depthwise:
-      return depthwise(x, kernel, self.stride) + bias
+      return depthwise(x, kernel, self.stride)
     if self.size == 1:  # a product of matrices, faster than XLA's convolution on a CPU
       x = x[:, :: self.stride, :: self.stride]
-      flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias
-      return flat.reshape(*x.shape[:3], self.features)
+      return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
     half = self.size // 2
     padding = "SAME" if self.padding == "SAME" else [(half, half)] * 2
     layout = ("NHWC", "HWIO", "NHWC")
     strides = (self.stride, self.stride)
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout) + bias
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
 
 
 def classify(module: nn.Module, embedding: Float[Array, "b d"]) -> dict[str, jax.Array]:

@@ -8,12 +8,13 @@ Parameters by top-level key: stem (stride 2), layer1 to layer4 (strides 4 to 32)
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from imiad_jax import plugins
 from imiad_jax.backbones import common
@@ -61,15 +62,19 @@ class Block(nn.Module):
   stride: int
   expansion: int
   features: int
+  eps: float | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+  ) -> Float[Array, "b h2 w2 features"]:
     """Returns the block's output; with the input added where the shapes allow it."""
+    conv = partial(Conv, eps=self.eps)
     y, width = x, x.shape[-1] * self.expansion
     if self.expansion != 1:
-      y = jax.nn.relu6(Conv(width, 1, name="expand")(y))
-    y = jax.nn.relu6(Conv(width, self.size, self.stride, depthwise=True, name="depthwise")(y))
-    y = Conv(self.features, 1, name="project")(y)
+      y = jax.nn.relu6(conv(width, 1, name="expand")(y, valid))
+    y = conv(width, self.size, self.stride, depthwise=True, name="depthwise")(y, valid)
+    y = conv(self.features, 1, name="project")(jax.nn.relu6(y), valid)
     return x + y if self.stride == 1 and x.shape[-1] == self.features else y
 
 
@@ -78,34 +83,49 @@ class Part(nn.Module):
 
   blocks: tuple[tuple[int, int, int, int], ...]
   stem: bool = False
+  eps: float | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+  ) -> Float[Array, "b h2 w2 d"]:
     """Returns the last activation of the part."""
     if self.stem:
-      x = jax.nn.relu6(Conv(_STEM, 3, 2, name="conv")(x))
+      x = jax.nn.relu6(Conv(_STEM, 3, 2, eps=self.eps, name="conv")(x, valid))
     for i, block in enumerate(self.blocks):
-      x = Block(*block, name=f"block{i}")(x)
+      x = Block(*block, self.eps, name=f"block{i}")(x, valid)
     return x
 
 
 class Model(nn.Module):
-  """EfficientNet-Lite. `variant` is a name in VARIANTS."""
+  """EfficientNet-Lite. `variant` is a name in VARIANTS.
+
+  With `norm` it is to be trained from scratch, and has batch norm after each convolution. It ends
+  where the stages of `until` are had, if there are any.
+  """
 
   variant: str
+  norm: bool = False
+  until: tuple[str, ...] = ()
 
   @nn.compact
-  def __call__(self, image: Float[Array, "b h w 3"]) -> dict[str, jax.Array]:
+  def __call__(
+    self, image: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
+  ) -> dict[str, jax.Array]:
     """Returns every stage by name of images in [0,1].
 
     "stem", "layer1" to "layer4": [b,h/s,w/s,c] for s = 2, 4, 8, 16, 32 and, for Lite0, c = 16, 24,
     40, 112, 320; "embedding": [b,1280]; "logits": [b,1000] where there is a classifier.
+    Batch norm takes the statistics of the `valid` images, and the running ones where it is None.
     """
     x = (image * 255.0 - 127.0) / 128.0
+    eps = _EPS if self.norm else None
     stages = {}
     for name, blocks in _parts(self.variant).items():
-      x = stages[name] = Part(blocks, stem=name == "stem", name=name)(x)
-    x = jax.nn.relu6(Conv(_HEAD, 1, name="head")(x))
+      x = stages[name] = Part(blocks, name == "stem", eps, name=name)(x, valid)
+      if self.until and set(self.until) <= stages.keys():
+        return stages
+    x = jax.nn.relu6(Conv(_HEAD, 1, eps=eps, name="head")(x, valid))
     embedding = jnp.mean(x, (1, 2))
     return {**stages, "embedding": embedding, **common.classify(self, embedding)}
 

@@ -7,13 +7,14 @@ norm is folded into the convolutions. torchvision's files and timm's copies of t
 Parameters by top-level key: stem (stride 2), layer1 to layer4 (strides 4 to 32), classifier.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from imiad_jax import plugins
 from imiad_jax.backbones import common
@@ -59,16 +60,21 @@ class Block(nn.Module):
 
   convs: tuple[tuple[int, int, int], ...]
   downsample: bool
+  eps: float | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+  ) -> Float[Array, "b h2 w2 d"]:
     """Returns the block's output, the input or a 1x1 convolution of it added."""
+    conv = partial(Conv, padding="TORCH", eps=self.eps)
     y = x
     for i, (size, stride, features) in enumerate(self.convs, start=1):
-      y = Conv(features, size, stride, "TORCH", name=f"conv{i}")(y if i == 1 else jax.nn.relu(y))
+      y = y if i == 1 else jax.nn.relu(y)
+      y = conv(features, size, stride, name=f"conv{i}")(y, valid)
     if self.downsample:
       stride = max(stride for _, stride, _ in self.convs)
-      x = Conv(y.shape[-1], 1, stride, "TORCH", name="downsample")(x)
+      x = conv(y.shape[-1], 1, stride, name="downsample")(x, valid)
     return jax.nn.relu(x + y)
 
 
@@ -76,35 +82,50 @@ class Part(nn.Module):
   """The blocks of one stride."""
 
   blocks: tuple[tuple[tuple[tuple[int, int, int], ...], bool], ...]
+  eps: float | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+  def __call__(
+    self, x: Float[Array, "b h w c"], valid: Bool[Array, " b"] | None = None
+  ) -> Float[Array, "b h2 w2 d"]:
     """Returns the last block's output."""
     for i, (convs, downsample) in enumerate(self.blocks):
-      x = Block(convs, downsample, name=f"block{i}")(x)
+      x = Block(convs, downsample, self.eps, name=f"block{i}")(x, valid)
     return x
 
 
 class Model(nn.Module):
-  """ResNet. `variant` is a name in VARIANTS."""
+  """ResNet. `variant` is a name in VARIANTS.
+
+  With `norm` it is to be trained from scratch, and has batch norm after each convolution. It ends
+  where the stages of `until` are had, if there are any.
+  """
 
   variant: str
+  norm: bool = False
+  until: tuple[str, ...] = ()
 
   @nn.compact
-  def __call__(self, image: Float[Array, "b h w 3"]) -> dict[str, jax.Array]:
+  def __call__(
+    self, image: Float[Array, "b h w 3"], valid: Bool[Array, " b"] | None = None
+  ) -> dict[str, jax.Array]:
     """Returns every stage by name of images in [0,1].
 
     "stem", "layer1" to "layer4": [b,h/s,w/s,c] for s = 2, 4, 8, 16, 32 and c = 64, then 64, 128,
     256, 512, four times that for the variants with 50 layers; "embedding": [b,512] or [b,2048];
     "logits": [b,1000] where there is a classifier.
+    Batch norm takes the statistics of the `valid` images, and the running ones where it is None.
     """
     x = (image - jnp.array(_MEAN)) / jnp.array(_STD)
-    x = stem = jax.nn.relu(Conv(64, 7, 2, "TORCH", name="stem")(x))
+    eps = _EPS if self.norm else None
+    x = stem = jax.nn.relu(Conv(64, 7, 2, "TORCH", eps=eps, name="stem")(x, valid))
     around = ((0, 0), (1, 1), (1, 1), (0, 0))  # filled with minus infinity
     x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), around)
     stages = {"stem": stem}
     for name, blocks in _parts(self.variant).items():
-      x = stages[name] = Part(blocks, name=name)(x)
+      x = stages[name] = Part(blocks, eps, name=name)(x, valid)
+      if self.until and set(self.until) <= stages.keys():
+        return stages
     embedding = jnp.mean(x, (1, 2))
     return {**stages, "embedding": embedding, **common.classify(self, embedding)}
 

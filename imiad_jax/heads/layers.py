@@ -80,6 +80,8 @@ class Transposed(nn.Module):
 class Norm(nn.Module):
   """Batch norm over all axes but the last, of the valid images alone, as PyTorch's defaults are."""
 
+  eps: float = 1e-5
+
   @nn.compact
   def __call__(
     self, x: Float[Array, "b *rest c"], valid: Bool[Array, " b"] | None
@@ -89,7 +91,7 @@ class Norm(nn.Module):
     norm = nn.BatchNorm(
       use_running_average=valid is None,
       momentum=0.9,
-      epsilon=1e-5,
+      epsilon=self.eps,
       use_fast_variance=False,
       name="norm",
     )
