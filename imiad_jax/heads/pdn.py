@@ -1,0 +1,103 @@
+"""EfficientAD's networks: a patch description network and an auto-encoder that predict a grid.
+
+Batzner, Heckler, Koenig, WACV 2024, arXiv 2303.14535, appendix.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from imiad_jax.heads.layers import Conv
+
+KINDS = {  # (kernel, channels in widths) of each convolution; 0: as many as are asked for
+  "small": ((4, 1), (4, 2), (3, 2), (4, 0)),
+  "medium": ((4, 1), (4, 2), (1, 2), (3, 2), (4, 0), (1, 0)),
+}
+WIDTHS = {"small": 128, "medium": 256}  # the paper's
+FIELD = 33  # pixels on a side that a cell of a PDN sees, with both its pools 2 wide
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+
+
+def normalise(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+  """Returns images of [0,1] with ImageNet's mean and deviation as 0 and 1."""
+  return (image - jnp.array(_MEAN)) / jnp.array(_STD)
+
+
+def stride(size: int, cells: int) -> int:
+  """Returns the pixels from cell to cell, a power of two, where `cells` lie in `size` pixels.
+
+  They may leave less than half of the pixels free, as the 56 cells of 4 pixels in 256 do.
+  """
+  most = (size - 1) // (cells - 1) if cells > 1 else size
+  return 1 << (most.bit_length() - 1)
+
+
+def margins(size: int, cells: int) -> tuple[int, int]:
+  """Returns how many cells are free before and after `cells` that lie centred in `size` pixels."""
+  free = -(-size // stride(size, cells)) - cells
+  return free // 2, free - free // 2
+
+
+class PDN(nn.Module):
+  """A patch description network: convolutions without padding and two average pools.
+
+  The paper's has a stride of 4 and cells of 33 x 33 pixels, 56 x 56 of them in 256 x 256 pixels.
+  To predict another grid, the second pool widens to the grid's stride, and the image gets a margin
+  of zeros where there would be too few cells.
+  """
+
+  kind: str  # a key of KINDS
+  width: int  # channels of the first convolution
+  features: int
+  cells: int | None = None  # height and width of the grid; None: as many as fit
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+    """Returns the descriptions of normalised images."""
+    pools = [2, 2]
+    if self.cells:
+      pools[1] = max(1, stride(x.shape[1], self.cells) // 2)
+      missing = max(0, 2 * (pools[1] * (self.cells + 5) + 3) + 3 - x.shape[1])
+      around = (missing // 2, missing - missing // 2)
+      x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    layers = KINDS[self.kind]
+    for i, (size, times) in enumerate(layers, start=1):
+      x = Conv(self.width * times or self.features, size, name=f"conv{i}")(x)
+      if i < len(layers):
+        x = jax.nn.relu(x)
+      if i <= len(pools):
+        window = (pools[i - 1], pools[i - 1])
+        x = nn.avg_pool(x, window, window)
+    return x[:, : self.cells, : self.cells]
+
+
+class AutoEncoder(nn.Module):
+  """Predicts a grid from the whole image, through a bottleneck of one vector."""
+
+  features: int
+  cells: int  # height and width of the grid
+  width: int = 64  # of the bottleneck
+  dropout: float = 0.2
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n n c"], train: bool) -> Float[Array, "b m m features"]:
+    """Returns the grids of normalised images of 32 pixels or more; `train` needs a key "dropout".
+
+    For 256 pixels it is the authors'; what they write down in pixels follows the size here.
+    """
+    size, w = x.shape[1], self.width
+    for i, features in enumerate((w // 2, w // 2, w, w, w), start=1):
+      x = jax.nn.relu(Conv(features, 4, stride=2, padding=1, name=f"encode{i}")(x))
+    x = Conv(w, x.shape[1], name="bottleneck")(x)
+    for i, part in enumerate((64, 32, 16, 8, 4, 2), start=1):
+      side = size // part - (part not in (8, 32))
+      x = jax.nn.relu(Conv(w, 4, padding=2, name=f"decode{i}")(_resize(x, max(1, side))))
+      x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    x = jax.nn.relu(Conv(w, 3, padding=1, name="decode7")(_resize(x, self.cells)))
+    return Conv(self.features, 3, padding=1, name="decode8")(x)
+
+
+def _resize(x: Float[Array, "b n n c"], side: int) -> Float[Array, "b m m c"]:
+  """Resizes bilinearly as PyTorch does by default: it skips pixels where it shrinks."""
+  return jax.image.resize(x, (len(x), side, side, x.shape[-1]), "bilinear", antialias=False)
