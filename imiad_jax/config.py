@@ -9,12 +9,17 @@ from imiad_jax.errors import UserError
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
-  """Reads "key=value,key=value" over defaults; raises UserError for an unknown key."""
+  """Reads "key=value,key=value" over defaults; a key whose default is "" may stand alone.
+
+  Raises:
+    UserError: a key that is not among the defaults, or that lacks its value.
+  """
   out = dict(defaults)
   for pair in filter(None, (arg or "").split(",")):
     key, equals, value = pair.partition("=")
     plugins.check("config argument", key, defaults)
-    if not equals or not value:
+    value = key if not equals and defaults[key] == "" else value
+    if not value:
       raise UserError(f'Config argument "{pair}" needs a value: {key}=<value>.')
     out[key] = value
   return out

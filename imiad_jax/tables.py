@@ -111,7 +111,9 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """Returns a titled table for each data set and setting: one line for each method and variant.
 
   A variant is a value of the setting's own parameters, of which those that vary are columns. The
-  metrics are means over categories after the last task, with the spread over seeds.
+  metrics are means over categories after the last task, with the spread over seeds. "s" is what a
+  run took to learn and to score, without the features that runs share, on average; "GB" the most
+  memory that one took.
   """
   groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
   for record in rs:
@@ -129,12 +131,21 @@ def _variants(rs: list[Record]) -> Table:
   used = [m for m in METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(_SHORT[m] for m in used)]
-  table = [head + [f"FM {_SHORT[m]}" for m in used if continual]]
+  table = [head + [f"FM {_SHORT[m]}" for m in used if continual] + ["s", "GB"]]
   for label in sorted(lines, key=lambda x: [(_number(v), v) for v in x]):
     group = lines[label]
     row = [*label, *(_cell(_per_seed(group, m)) for m in used)]
-    table.append(row + [_cell(_lost(group, m)) for m in used if continual])
+    table.append(row + [_cell(_lost(group, m)) for m in used if continual] + _cost(group))
   return table
+
+
+def _cost(rs: list[Record]) -> list[str]:
+  """Returns the mean seconds of learning and scoring, and the peak of memory in GB."""
+  spent = [
+    sum(row["seconds"].get(k, 0) for row in r["rows"] for k in ("learn", "score")) for r in rs
+  ]
+  peak = max(r.get("peak_bytes", 0) for r in rs) / 1e9
+  return [f"{np.mean(spent):.1f}", f"{peak:.1f}" if peak else "-"]
 
 
 def _number(value: str) -> float:

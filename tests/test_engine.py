@@ -12,9 +12,13 @@ import pytest
 
 from imiad_jax import engine, parallel, plugins, training
 from imiad_jax.errors import UserError
+from imiad_jax.methods import padim
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
 
+PADIM = plugins.resolve(
+  "padim", padim.Model, {"backbone": "efficientnet_lite0", "size": 32, "batch": 4, "dim": 10}
+)
 SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
 
 
@@ -182,6 +186,39 @@ def test_order_depends_on_the_seed_alone(monkeypatch):
     jax.effects_barrier()
     orders[seed, again] = [r[v].tolist() for _, r, v, _ in seen]
   assert orders[0, 0] == orders[0, 1] != orders[1, 0]
+
+
+@pytest.mark.parametrize("setting_kw", [{"shots": 6}, {"shots": 2, "view": "rotation"}])
+def test_batches_sent_one_by_one_teach_what_resident_ones_do(monkeypatch, setting_kw):
+  what = Run("pictures", ("c0",), "few_shot", setting_kw, "padim", PADIM, 0)
+  resident = list(engine.run(what, pictures.Store()))
+  monkeypatch.setattr(training, "RESIDENT", 0)
+  sent = list(engine.run(what, pictures.Store()))
+  for a, b in zip(resident, sent, strict=True):
+    np.testing.assert_allclose(a.scores.pixel, b.scores.pixel, rtol=1e-4)
+
+
+@pytest.mark.parametrize("room", [training.RESIDENT, 0])
+@pytest.mark.parametrize("setting", ["unsupervised", "few_shot", "noisy", "continual"])
+def test_replicas_are_the_runs_of_their_seeds(monkeypatch, setting, room):
+  monkeypatch.setattr(training, "RESIDENT", room)
+  store = pictures.Store(tasks=2, bad=8)
+  group = ("c0", "c1") if setting == "continual" else ("c0",)
+  kw = {"shots": 6} if setting == "few_shot" else {}
+  runs = [Run("pictures", group, setting, kw, "padim", PADIM, seed) for seed in (3, 5, 4)]
+  together: list[list[engine.Outcome]] = [[], [], []]
+  for r, outcome in engine.together(runs, store):
+    together[r].append(outcome)
+  for what, outcomes in zip(runs, together, strict=True):
+    for alone, outcome in zip(engine.run(what, store), outcomes, strict=True):
+      assert (alone.rows == outcome.rows).all() and alone.learnt == outcome.learnt
+      np.testing.assert_allclose(alone.scores.pixel, outcome.scores.pixel, rtol=2e-3)
+
+
+def test_replicas_differ_by_their_seeds_alone():
+  runs = [Run("pictures", (c,), "unsupervised", {}, "padim", PADIM, 0) for c in ("c0", "c1")]
+  with pytest.raises(UserError, match="differ by their seeds"):
+    list(engine.together(runs, pictures.Store(tasks=2)))
 
 
 SCRIPT = """

@@ -224,13 +224,19 @@ def test_summary_has_a_line_for_each_variant_and_a_column_for_what_varies():
     record([row(c, image_auroc=v)], (c,), setting="few_shot", setting_kw={"shots": s, "view": "x"})
     for s, c, v in [(10, "a", 0.9), (10, "b", 0.7), (2, "a", 0.6), (2, "b", 0.5)]
   ]
+  few[1]["peak_bytes"] = 2_500_000_000
   (one, two) = tables.summary([*few, continual(LOWER), record("broken", setting="few_shot")])
   assert one == (
     "few_shot on synthetic",
-    [["method", "shots", "I-AUROC"], ["padim", "2", "0.550"], ["padim", "10", "0.800"]],
+    [
+      ["method", "shots", "I-AUROC", "s", "GB"],
+      ["padim", "2", "0.550", "1.0", "-"],
+      ["padim", "10", "0.800", "1.0", "2.5"],
+    ],
   )
-  head = ["method", "I-AUROC", "FM I-AUROC"]
-  assert two == ("continual on synthetic", [head, ["padim", "0.633", "0.200"]])
+  head = ["method", "I-AUROC", "FM I-AUROC", "s", "GB"]
+  # Six rows took a second each.
+  assert two == ("continual on synthetic", [head, ["padim", "0.633", "0.200", "6.0", "-"]])
 
 
 def test_a_run_without_test_images_says_so():
