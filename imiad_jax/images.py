@@ -87,3 +87,50 @@ def cutpaste(
     jitter(jitter_key, image[rows][:, columns], strength) if strength else (image[rows][:, columns])
   )
   return jnp.where(inside[..., None], moved, image), inside
+
+
+def strip(
+  key: Array, height: int, width: int
+) -> tuple[Array, Array, Array, Array, Array, Array, Array]:
+  """Draws CutPaste's scar: (cut height, cut width, from y, from x, to y, to x, angle), float32.
+
+  In an image of 256 pixels, to whose size it is scaled, it is U(10, 25) high and U(2, 16) wide, in
+  whole pixels; it is turned by U(-45, 45) degrees, given in radians. Its corner there, and that of
+  the box around it here, are uniform such that both fit.
+  """
+  size_key, angle_key, place_key = jax.random.split(key, 3)
+  least, most = jnp.array([10.0, 2.0]), jnp.array([25.0, 16.0])
+  drawn = jax.random.uniform(size_key, (2,), minval=least, maxval=most)
+  cut = jnp.maximum(jnp.round(drawn * min(height, width) / 256), 1)
+  angle = jax.random.uniform(angle_key, minval=-jnp.pi / 4, maxval=jnp.pi / 4)
+  c, s = jnp.cos(angle), jnp.abs(jnp.sin(angle))
+  around = jnp.stack([c * cut[0] + s * cut[1], s * cut[0] + c * cut[1]])
+  u = jax.random.uniform(place_key, (2, 2))
+  size = jnp.array([height, width])
+  sy, sx = jnp.floor(u[0] * (size - cut + 1))
+  ty, tx = u[1] * (size - around)
+  return *cut, sy, sx, ty, tx, angle
+
+
+def scar(
+  key: Array, image: Float[Array, "h w 3"], strength: float = 0.1
+) -> tuple[Float[Array, "h w 3"], Bool[Array, "h w"]]:
+  """Pastes a colour-jittered, turned strip of the image elsewhere; returns it and where it went.
+
+  A pixel whose centre, turned back, lies in the strip takes the strip's pixel there.
+  """
+  place_key, jitter_key = jax.random.split(key)
+  height, width, _ = image.shape
+  h, w, sy, sx, ty, tx, angle = strip(place_key, height, width)
+  c, s = jnp.cos(angle), jnp.sin(angle)
+  # From the centre of the box around the strip, then along the strip's own axes.
+  y = (jnp.arange(height) + 0.5 - ty - (c * h + jnp.abs(s) * w) / 2)[:, None]
+  x = (jnp.arange(width) + 0.5 - tx - (jnp.abs(s) * h + c * w) / 2)[None, :]
+  row = jnp.floor(c * y + s * x + h / 2)
+  column = jnp.floor(c * x - s * y + w / 2)
+  inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+  rows = (sy + jnp.clip(row, 0, h - 1)).astype(jnp.int32)
+  columns = (sx + jnp.clip(column, 0, w - 1)).astype(jnp.int32)
+  moved = image[rows, columns]
+  moved = jitter(jitter_key, moved, strength) if strength else moved
+  return jnp.where(inside[..., None], moved, image), inside

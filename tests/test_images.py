@@ -61,3 +61,49 @@ def test_rotation_by_right_angles_is_exact_and_nothing_comes_from_outside():
     np.testing.assert_array_equal(turned, np.rot90(image, quarter))
   corner = images.rotate(jnp.ones((32, 32, 3)), jnp.float32(np.pi / 4))[0, 0]
   assert not np.asarray(corner).any()
+
+
+def test_scars_fit_and_are_drawn_at_the_papers_sizes():
+  drawn = jax.vmap(lambda k: jnp.stack(images.strip(k, 256, 200)))(KEYS)
+  h, w, sy, sx, ty, tx, angle = np.asarray(drawn).T
+  scale = 200 / 256
+  assert 10 * scale - 0.5 <= h.min() < 11 * scale + 0.5 and h.max() == round(25 * scale)
+  assert w.min() == 2 and w.max() in (12, 13)
+  assert angle.min() < -0.75 and angle.max() > 0.75 and np.abs(angle).max() <= np.pi / 4
+  c, s = np.cos(angle), np.abs(np.sin(angle))
+  for corner, size, limit in [
+    (sy, h, 256),
+    (sx, w, 200),
+    (ty, c * h + s * w, 256),
+    (tx, s * h + c * w, 200),
+  ]:
+    assert 0 <= corner.min() < 10 and limit - 10 < (corner + size).max() <= limit
+
+
+def test_a_scar_changes_as_many_pixels_as_it_has_and_only_where_it_says():
+  image = picture(256, 256)
+  for key in KEYS[:20]:
+    pasted, inside = images.scar(key, image)
+    changed = np.any(np.asarray(pasted) != np.asarray(image), axis=-1)
+    assert not (changed & ~np.asarray(inside)).any()
+    h, w, *_ = images.strip(jax.random.split(key)[0], 256, 256)
+    # Pixels are counted by their centres: off by less than half the outline.
+    assert abs(int(inside.sum()) - float(h * w)) < float(h + w)
+
+
+def test_a_scar_is_the_strip_turned_about_its_centre():
+  # Colours are coordinates, so that each pasted pixel tells where it is from.
+  y, x = np.mgrid[:256, :256].astype(np.float32)
+  image = jnp.stack([y, x, 0 * x], -1)
+  for key in KEYS[:20]:
+    pasted, inside = images.scar(key, image, strength=0.0)
+    h, w, sy, sx, ty, tx, angle = map(float, images.strip(jax.random.split(key)[0], 256, 256))
+    c, s = np.cos(angle), np.sin(angle)
+    at = np.argwhere(np.asarray(inside))
+    source = np.asarray(pasted)[tuple(at.T)][:, :2]
+    assert (source >= [sy, sx]).all() and (source < [sy + h, sx + w]).all()
+    # Turning a source pixel about the strip's centre leads to where it was pasted.
+    v, u = (source + 0.5 - [sy + h / 2, sx + w / 2]).T
+    to = np.stack([c * v - s * u, s * v + c * u], 1)
+    middle = [ty + (c * h + abs(s) * w) / 2, tx + (abs(s) * h + c * w) / 2]
+    assert np.abs(to + middle - at - 0.5).max() < 0.75  # half a pixel's diagonal

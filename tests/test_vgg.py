@@ -70,8 +70,11 @@ def test_parameters_are_those_of_the_model(state, load):
 
 def test_timms_copy_and_a_file_without_end_are_read_alike(state, load):
   convolutions = {n: a for n, a in state.items() if n.startswith("features")}
-  names = {"pre_logits.fc1": (4096, 512, 7, 7), "pre_logits.fc2": (4096, 4096, 1, 1)}
-  names["head.fc"] = (1000, 4096)
+  names = {
+    "pre_logits.fc1": (4096, 512, 7, 7),
+    "pre_logits.fc2": (4096, 4096, 1, 1),
+    "head.fc": (1000, 4096),
+  }
   blank = np.zeros(1, np.float32)
   end = {f"{n}.weight": np.broadcast_to(blank, s) for n, s in names.items()}
   end |= {f"{n}.bias": np.broadcast_to(blank, s[:1]) for n, s in names.items()}
