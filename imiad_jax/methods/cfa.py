@@ -57,7 +57,7 @@ class Descriptor(nn.Module):
 
 
 def merge(stages: list[Float[Array, "b _h _w _c"]]) -> Float[Array, "b h w c"]:
-  """Returns the stages' 3x3 means, zeros counted beyond the edge, side by side on the first grid."""
+  """Returns 3x3 means of the stages, counting zeros beyond the edge, on the grid of the first."""
   pooled = [nn.avg_pool(x, (3, 3), padding="SAME") for x in stages]
   grid = stages[0].shape[:3]
   return jnp.concatenate(
@@ -145,7 +145,7 @@ def Model(
     return merge([x / x.shape[-1] for x in grids] if shrink else grids)
 
   def describe(params: Any, x: Float[Array, "b h w c"]) -> Float[Array, "b p d"]:
-    y = descriptor(x).apply(params["descriptor"], x)
+    y: Any = descriptor(x).apply(params["descriptor"], x)
     return y.reshape(len(x), -1, y.shape[-1])
 
   def descriptor(x: Array) -> Descriptor:

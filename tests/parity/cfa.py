@@ -12,7 +12,7 @@ import seeded
 import torch
 
 sys.path.insert(0, sys.argv[1])
-from utils import cfa, metric  # noqa: E402
+from utils import cfa, metric
 
 RADIUS = 4.3  # some centres are within it and some are not, so that both losses count
 SHAPES = {"layer1": (8, 64), "layer2": (4, 128), "layer3": (2, 256)}  # side, channels: ResNet-18
@@ -39,7 +39,7 @@ initialise = cfa.Descriptor.__init__
 
 
 def amsgrad() -> np.ndarray:
-  """Returns eight numbers after each of twelve steps down gradients that fade: the maximum tells."""
+  """Returns eight numbers after each of twelve steps down gradients that fade."""
   x = torch.from_numpy(seeded.tensor("amsgrad", (8,))).requires_grad_()
   optimiser = torch.optim.AdamW([x], lr=1e-2, weight_decay=0.1, amsgrad=True)
   found = []
