@@ -67,11 +67,11 @@ def test_a_teacher_refuses_what_it_cannot_take(monkeypatch, tmp_path):
 
 def weighed(model, size: int, draw=None, **arguments):
   """Returns a model's compiled function of an image, with weights that are quick to make."""
-  draw = draw or np.random.default_rng(0).normal
+  draw = draw or np.random.default_rng(0).standard_normal
   image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   shapes = jax.eval_shape(lambda key, x: model.init(key, x, **arguments), jax.random.key(0), image)
   params = jax.tree.map(
-    lambda a: jnp.asarray(draw(size=a.shape) * 2 / np.prod(a.shape[:-1]) ** 0.5, a.dtype), shapes
+    lambda a: jnp.asarray(draw(a.shape) * 2 / np.prod(a.shape[:-1]) ** 0.5, a.dtype), shapes
   )
   apply = jax.jit(lambda params, x: model.apply(params, x, **arguments))
   return lambda x: apply(params, x)
@@ -131,9 +131,7 @@ def test_a_pdn_predicts_any_grid(size, cells, stride, margins):
 @pytest.mark.parametrize(("size", "cells"), [(64, 16), (64, 8), (64, 4)])
 def test_cells_of_another_grid_look_at_their_own_pixels(size, cells):
   x = jnp.zeros((1, size, size, 3))
-  apply = weighed(
-    pdn.PDN("small", 1, 1, cells), size, lambda size: np.ones(size)
-  )  # the nearer, the more
+  apply = weighed(pdn.PDN("small", 1, 1, cells), size, np.ones)  # the nearer, the more
   pixels, middle = size // cells, cells // 2
   at = middle * pixels  # the cell (middle, middle) covers [at, at + pixels)
   pushed = x.at[0, at : at + pixels, at : at + pixels].add(1.0)

@@ -43,8 +43,8 @@ class PDN(nn.Module):
   """A patch description network: convolutions without padding and two average pools.
 
   The paper's has a stride of 4 and cells of 33 x 33 pixels, 56 x 56 of them in 256 x 256 pixels.
-  To predict another grid, the second pool widens to the grid's stride, and the image gets a margin
-  of zeros where there would be too few cells.
+  To predict another grid, the pools widen to the grid's stride, the first one first, and the image
+  gets a margin of zeros where there would be too few cells.
   """
 
   kind: str  # a key of KINDS
@@ -57,8 +57,9 @@ class PDN(nn.Module):
     """Returns the descriptions of normalised images."""
     pools = [2, 2]
     if self.cells:
-      pools[1] = max(1, stride(x.shape[1], self.cells) // 2)
-      missing = max(0, 2 * (pools[1] * (self.cells + 5) + 3) + 3 - x.shape[1])
+      doublings = stride(x.shape[1], self.cells).bit_length() - 1
+      pools = [1 << (doublings + 1) // 2, 1 << doublings // 2]
+      missing = max(0, pools[0] * (pools[1] * (self.cells + 5) + 3) + 3 - x.shape[1])
       around = (missing // 2, missing - missing // 2)
       x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
     layers = KINDS[self.kind]
@@ -67,8 +68,7 @@ class PDN(nn.Module):
       if i < len(layers):
         x = jax.nn.relu(x)
       if i <= len(pools):
-        window = (pools[i - 1], pools[i - 1])
-        x = nn.avg_pool(x, window, window)
+        x = _pool(x, pools[i - 1])
     return x[:, : self.cells, : self.cells]
 
 
@@ -96,6 +96,13 @@ class AutoEncoder(nn.Module):
       x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = jax.nn.relu(Conv(w, 3, padding=1, name="decode7")(_resize(x, self.cells)))
     return Conv(self.features, 3, padding=1, name="decode8")(x)
+
+
+def _pool(x: Float[Array, "b h w c"], n: int) -> Float[Array, "b h2 w2 c"]:
+  """Averages n x n cells without overlap, many times faster on a CPU than XLA's own window."""
+  b, h, w, c = x.shape
+  x = x[:, : h // n * n, : w // n * n]
+  return jnp.mean(x.reshape(b, h // n, n, w // n, n, c), axis=(2, 4))
 
 
 def _resize(x: Float[Array, "b n n c"], side: int) -> Float[Array, "b m m c"]:
