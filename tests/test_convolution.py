@@ -1,0 +1,34 @@
+"""The convolution and its gradients against those that JAX derives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from imiad_jax.heads import convolution
+
+
+@pytest.mark.parametrize(
+  ("shape", "size", "stride", "padding"),
+  [((6, 7), 3, 1, 1), ((7, 6), 3, 2, 1), ((8, 5), 5, 2, 0), ((6, 6), 1, 1, 0), ((9, 8), 4, 3, 2)],
+)
+def test_gradients_are_those_that_jax_derives(shape, size, stride, padding):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, *shape, 3), np.float32))
+  kernel = jnp.asarray(rng.standard_normal((size, size, 3, 4), np.float32))
+
+  def plain(x, kernel):
+    pads, strides = [(padding, padding)] * 2, (stride, stride)
+    layout = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=layout)
+
+  def both(fn, g):
+    y, back = jax.vjp(fn, x, kernel)
+    return y, *back(g)
+
+  g = jnp.asarray(rng.standard_normal(jax.eval_shape(plain, x, kernel).shape, np.float32))
+  ours = lambda x, kernel: convolution.convolve(x, kernel, stride, padding)  # noqa: E731
+  got, wanted = (jax.jit(both, static_argnums=0)(fn, g) for fn in (ours, plain))
+  for a, b in zip(got, wanted, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
