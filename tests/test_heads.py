@@ -93,6 +93,16 @@ def test_greedy_equals_the_obvious_loop(seed, count):
   assert not np.asarray(got[count:]).any()
 
 
+def test_greedy_is_exact_where_float32_products_are_not():
+  # Far from 0 and on a coarse grid, so that many rows are exactly or almost equally far.
+  x = np.round(normal(3000, 8), 1) + np.float32(40)
+  x[::2] += np.float32(1e-5)
+  far = jnp.full(3000, jnp.inf)
+  got = coreset.greedy(jnp.asarray(x), far, jnp.ones(3000, bool), jnp.int32(300), 300)
+  expected = slow_greedy(x.astype(np.float64), np.full(3000, np.inf), np.ones(3000, bool), 300)
+  assert [int(p) for p in got] == expected
+
+
 def test_covering_radius_falls_and_is_at_most_twice_the_optimum():
   x = normal(9, 2)
   dist = np.sqrt(((x[:, None] - x[None]) ** 2).sum(-1))
@@ -133,6 +143,18 @@ def test_blur_equals_scipy(size):
   x = normal(2, *size)
   expected = [scipy.ndimage.gaussian_filter(v, 4.0) for v in x]
   np.testing.assert_allclose(maps.blur(jnp.asarray(x), 4.0), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((3, 5), (7, 17)), ((4, 4), (4, 4)), ((1, 2), (6, 3))])
+def test_aligned_keeps_the_corners_and_is_linear_between(grid, size):
+  x = normal(2, *grid)
+  got = maps.aligned(jnp.asarray(x), size)
+  at = [np.linspace(0, n - 1, m) for n, m in zip(grid, size, strict=True)]
+  places = np.stack(np.meshgrid(*at, indexing="ij"))
+  expected = [scipy.ndimage.map_coordinates(v, places, order=1) for v in x]
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+  corners = np.ix_(range(2), (0, -1), (0, -1))
+  np.testing.assert_allclose(np.asarray(got)[corners], x[corners], atol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)

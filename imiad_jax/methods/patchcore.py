@@ -4,7 +4,9 @@ Roth, Pemula, Zepeda, Schölkopf, Brox, Gehler: Towards Total Recall in Industri
 CVPR 2022, arXiv 2106.08265. The defaults do what the authors' code does: squared distances, one
 neighbour, no re-weighting, selection from the mean distance to ten random points. What differs:
 images are resized to a square without a centre crop, as in the IM-IAD benchmark; embeddings that
-are shorter than the projection are not projected; a coreset has at least one row.
+are shorter than the projection are not projected; a coreset has at least one row. Patches wait for
+their selection in a buffer of bounded size: when it is full, a coreset of it and of the bank so far
+becomes the bank, so that memory does not grow with the number of images.
 """
 
 from typing import NamedTuple
@@ -18,17 +20,21 @@ from imiad_jax.heads import coreset, knn, maps, patches
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
-VERSION = "1"
+VERSION = "2"
 SMALL = {"dim": 160, "ratio": 0.01, "append": True}  # what two CPU cores can pay for
 
 
 class State(NamedTuple):
-  """p patches an image, d numbers a patch, m bank rows in all."""
+  """n training rows, of which the buffer holds c images; p patches an image, d numbers a patch.
 
-  buffer: Float[Array, "n p d"]  # the task's patches, by training row
+  The bank has m rows for each of t tasks; for the last one alone where none are appended (t = 1).
+  """
+
+  buffer: Float[Array, "c p d"]  # patches that wait for selection
+  waiting: Array  # [] int32: images in the buffer
   present: Bool[Array, " n"]  # training rows seen so far
-  bank: Float[Array, "m d"]
-  used: Bool[Array, " m"]
+  bank: Float[Array, "t m d"]
+  used: Bool[Array, "t m"]
   task: Array  # [] int32: tasks finished
   key: Array
 
@@ -43,6 +49,7 @@ def Model(
   start_points: int = 10,
   reweight: int = 1,
   append: bool = False,
+  memory: int = 4096,
   sigma: float = 4.0,
   batch: int = 8,
 ) -> Method:
@@ -58,6 +65,7 @@ def Model(
     start_points: random points the selection starts from.
     reweight: neighbours b of the paper's equation 7; 1 for none.
     append: keep the banks of earlier tasks (continual), else each task replaces the last.
+    memory: MiB that the patches which wait for selection, and a task's bank, may each take.
     sigma: of the Gaussian that smooths the map, in pixels.
     batch: images at once.
 
@@ -72,70 +80,86 @@ def Model(
     ("projection", projection),
     ("start_points", start_points),
     ("reweight", reweight),
+    ("memory", memory),
   ]:
     need(value >= 1, name, value, "at least 1")
 
-  def rows(spec: Spec) -> tuple[int, int]:
-    """Patches of an image, bank rows of a task."""
+  def sizes(spec: Spec) -> tuple[int, int, int]:
+    """Images that the buffer holds, patches of an image, bank rows of a task."""
     h, w, _ = spec.shape(stages[0])
-    return h * w, max(1, int(ratio * spec.max_train * h * w))
+    room = max(1, (memory << 20) // (4 * dim))
+    images = min(spec.max_train, max(batch, room // (h * w)))
+    return images, h * w, min(room, max(1, int(ratio * spec.max_train * h * w)))
 
   def embed(batch: Batch) -> Float[Array, "b h w d"]:
     return patches.embed([batch.features[s] for s in stages], dim)
 
   def init(key: Array, spec: Spec, pretrained) -> State:
     del pretrained
-    p, m = rows(spec)
-    m *= spec.num_tasks if append else 1
+    c, p, m = sizes(spec)
+    t = spec.num_tasks if append else 1
     return State(
-      buffer=jnp.zeros((spec.max_train, p, dim)),
+      buffer=jnp.zeros((c, p, dim)),
+      waiting=jnp.int32(0),
       present=jnp.zeros(spec.max_train, bool),
-      bank=jnp.zeros((m, dim)),
-      used=jnp.zeros(m, bool),
+      bank=jnp.zeros((t, m, dim)),
+      used=jnp.zeros((t, m), bool),
       task=jnp.int32(0),
       key=key,
     )
 
   def update(state: State, batch: Batch) -> tuple[State, Logs]:
-    b = len(batch.valid)
+    b, c = len(batch.valid), len(state.buffer)
+    if c < len(state.present):
+      state = jax.lax.cond(state.waiting + b > c, select, lambda state: state, state)
+    place = jnp.where(batch.valid, state.waiting + jnp.cumsum(batch.valid) - 1, c)
     cells = embed(batch).reshape(b, -1, dim)
-    buffer = state.buffer.at[batch.row].set(cells, mode="drop")
-    present = state.present.at[batch.row].set(True, mode="drop")
-    return state._replace(buffer=buffer, present=present), {}
+    return state._replace(
+      buffer=state.buffer.at[place].set(cells, mode="drop"),
+      waiting=state.waiting + jnp.sum(batch.valid),
+      present=state.present.at[batch.row].set(True, mode="drop"),
+    ), {}
 
-  def finish(state: State) -> State:
-    n, p, _ = state.buffer.shape
+  def select(state: State) -> State:
+    """Empties the buffer into the task's bank."""
+    (c, p, _), m, n = state.buffer.shape, state.bank.shape[1], len(state.present)
     key, project_key, start_key = jax.random.split(state.key, 3)
-    x = state.buffer.reshape(n * p, dim)
-    valid = jnp.repeat(state.present, p)
-    z = coreset.project(project_key, x, projection)
-    distance = coreset.start(start_key, z, valid, start_points)
+    seen, k = jnp.sum(state.present), state.task if append else 0
+    x = state.buffer.reshape(c * p, dim)
+    valid = jnp.repeat(jnp.arange(c) < state.waiting, p)
+    if c < n:  # what was selected of the task before competes again
+      x = jnp.concatenate([state.bank[k], x])
+      valid = jnp.concatenate([state.used[k] & (seen > state.waiting), valid])
     # int(ratio * rows) as Python computes it, for every possible number of images.
-    wanted = jnp.asarray([max(1, int(ratio * i * p)) for i in range(n + 1)], jnp.int32)
-    count = wanted[jnp.sum(state.present)]
-    most = max(1, int(ratio * n * p))
-    if ratio == 1:  # everything is kept: nothing to select, valid rows first
+    wanted = [min(m, max(1, int(ratio * i * p))) for i in range(n + 1)]
+    count = jnp.asarray(wanted, jnp.int32)[seen]
+    if m == len(x):  # everything is kept: nothing to select, valid rows first
       picks = jnp.argsort(~valid)
     else:
-      picks = coreset.greedy(z, distance, valid, count, most)
-    first = state.task * most if append else 0
+      z = coreset.project(project_key, x, projection)
+      distance = coreset.start(start_key, z, valid, start_points)
+      picks = coreset.greedy(z, distance, valid, count, m)
     return state._replace(
-      bank=jax.lax.dynamic_update_slice(state.bank, x[picks], (first, 0)),
-      used=jax.lax.dynamic_update_slice(state.used, jnp.arange(most) < count, (first,)),
-      present=jnp.zeros_like(state.present),
-      task=state.task + 1,
+      bank=state.bank.at[k].set(x[picks]),
+      used=state.used.at[k].set(jnp.arange(m) < count),
+      waiting=jnp.int32(0),
       key=key,
     )
+
+  def finish(state: State) -> State:
+    state = select(state)
+    return state._replace(present=jnp.zeros_like(state.present), task=state.task + 1)
 
   def score(state: State, batch: Batch) -> Scores:
     cells = embed(batch)
     b, h, w, _ = cells.shape
     flat = cells.reshape(b, h * w, dim)
-    squared = knn.nearest(flat.reshape(-1, dim), state.bank, state.used).reshape(b, h * w)
+    bank, used = state.bank.reshape(-1, dim), state.used.reshape(-1)
+    squared = knn.nearest(flat.reshape(-1, dim), bank, used).reshape(b, h * w)
     image = jnp.max(squared, axis=-1)
     if reweight > 1:
       worst = flat[jnp.arange(b), jnp.argmax(squared, axis=-1)]
-      image = reweighted(worst, state.bank, state.used, reweight)
+      image = reweighted(worst, bank, used, reweight)
     shape = batch.image.shape[1:3]
     return Scores(image, maps.to_image(squared.reshape(b, h, w), shape, sigma))
 

@@ -20,7 +20,7 @@ from imiad_jax.heads import coreset, knn, maps, patches
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
-VERSION = "1"
+VERSION = "2"
 SMALL = {"dim": 160, "ratio": 0.01}  # what two CPU cores can pay for
 
 

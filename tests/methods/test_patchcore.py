@@ -36,7 +36,7 @@ def test_a_coreset_knows_its_own_rows_and_has_the_promised_size():
   _, state = patchcore_state(ratio=0.25)
   h, w, _ = spec("patchcore").shape("layer2")
   assert int(state.used.sum()) == int(0.25 * 8 * h * w)
-  everything = patchcore_state(ratio=1.0)[1].bank
+  everything = patchcore_state(ratio=1.0)[1].bank[0]
   kept = np.asarray(state.bank[state.used])
   assert all((np.abs(everything - row).max(-1) == 0).any() for row in kept)
 
@@ -55,6 +55,49 @@ def test_replacing_forgets_what_appending_keeps():
     for m, state in (patchcore_state(1.0, 2, append, (0, 1)) for append in (True, False))
   )
   assert (100 * kept < replaced).all()
+
+
+def test_a_full_buffer_becomes_a_coreset_of_all_images_so_far(monkeypatch):
+  # A bank of at most 64 rows, a buffer of one batch: eight images are selected in two rounds.
+  h, w, _ = spec("patchcore").shape("layer2")
+  more = {"ratio": 1.0, "dim": 4096, "memory": 1, "projection": 8}
+  m = patchcore.Model(**kw("patchcore", **more))
+  params = features.backbone("efficientnet_lite0").params
+  state = m.init(jax.random.key(0), spec("patchcore", tasks=1), params)
+  assert len(state.buffer) == 4 and state.bank.shape == (1, 64, 4096)
+  for first in (0, 4):
+    state, _ = m.update(state, batch("patchcore", range(first, first + 4)))
+  assert int(state.waiting) == 4 and int(state.used.sum()) == min(64, 4 * h * w)
+  state = m.finish(state)
+  assert int(state.used.sum()) == min(64, 8 * h * w)
+  whole = patchcore.Model(**kw("patchcore", **more | {"memory": 4096}))
+  full = whole.init(jax.random.key(0), spec("patchcore", tasks=1), params)
+  for first in (0, 4):
+    full, _ = whole.update(full, batch("patchcore", range(first, first + 4)))
+  everything = np.asarray(whole.finish(full).bank[0])
+  kept = np.asarray(state.bank[0])
+  origin = np.abs(everything[:, None] - kept[None]).max(-1).argmin(0)
+  np.testing.assert_array_equal(everything[origin], kept)
+  assert len(np.unique(origin)) == len(kept)
+  images = np.unique(origin // (h * w))
+  assert images.max() > 3 and images.min() < 4  # of both rounds
+
+
+def test_a_new_task_does_not_keep_rows_of_the_last_one_in_its_rounds():
+  more = {"ratio": 1.0, "dim": 4096, "memory": 1, "projection": 8, "append": False}
+  m = patchcore.Model(**kw("patchcore", **more))
+  params = features.backbone("efficientnet_lite0").params
+  state = m.init(jax.random.key(0), spec("patchcore", tasks=2), params)
+  for seed in (0, 1):
+    for first in (0, 4):
+      state, _ = m.update(state, batch("patchcore", range(first, first + 4), seed=seed))
+    state = m.finish(state)
+  new = patchcore.Model(**kw("patchcore", **more | {"memory": 4096}))
+  only = new.init(jax.random.key(0), spec("patchcore", tasks=2), params)
+  for first in (0, 4):
+    only, _ = new.update(only, batch("patchcore", range(first, first + 4), seed=1))
+  everything, kept = np.asarray(new.finish(only).bank[0]), np.asarray(state.bank[0])
+  assert np.abs(everything[:, None] - kept[None]).max(-1).min(0).max() == 0
 
 
 def test_reweighting_is_equation_7():
@@ -100,6 +143,7 @@ def test_the_coreset_covers_better_than_chance():
     {"stages": ()},
     {"reweight": 0},
     {"sigma": 0.0},
+    {"memory": 0},
     {"stages": ("embedding",)},
   ],
 )
