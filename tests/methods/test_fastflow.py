@@ -86,7 +86,13 @@ def test_fastflow_is_the_original():
   state = state._replace(params=made("", state), permutations=orders)
   start = state.params
 
-  assert_close(m.score(state, given(0)).pixel[:3], stored["map"], 1e-5)
+  scale = fastflow.Scale(hidden_ratio=1.0, sizes=(3, 1, 3, 1), clamp=2.0)
+  for i, stage in enumerate(STAGES):
+    x = jnp.asarray(stored[f"features/0/{i}"])
+    z, log_det = jax.jit(scale.apply)({"params": start[stage]}, x, orders[stage])
+    assert_close(z, stored[f"z/{i}"], 1e-5)
+    assert_close(log_det, stored[f"log_det/{i}"], 1e-5)
+  assert_close(jax.jit(m.score)(state, given(0)).pixel[:3], stored["map"], 1e-5)
   update = jax.jit(m.update)
   for step in range(2):
     state, logs = update(state, given(step))
@@ -94,10 +100,10 @@ def test_fastflow_is_the_original():
     if step == 0:  # Adam's first mean is a tenth of the gradient, the penalty's with it
       mean = state.optimiser[1].mu
       gradient = jax.tree.map(lambda mean, p: 10 * mean - 0.1 * p, mean, start)
-      jax.tree.map(lambda a, b: assert_close(a, b, 1e-4), gradient, made("gradient", state))
+      jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), gradient, made("gradient", state))
   moved = jax.tree.map(lambda a, b: a - b, state.params, start)
   wanted = jax.tree.map(lambda a, b: a - b, made("stepped", state), start)
-  jax.tree.map(lambda a, b: assert_close(a, b, 1e-2), moved, wanted)
+  jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), moved, wanted)
 
 
 @pytest.mark.parametrize(
