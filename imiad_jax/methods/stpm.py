@@ -2,13 +2,15 @@
 
 Wang, Han, Ding, Huang: Student-Teacher Feature Pyramid Matching for Anomaly Detection. BMVC 2021,
 arXiv 2103.04257. The student is the teacher's architecture with random weights and batch norm; the
-loss of a stage is half the squared distance of the unit vectors of both, which is 1 - cos,
-averaged over the grid's cells and summed over the images of a batch. The map is the product of the
-stages' distances. A later task goes on from the weights, batch norm and momentum of the one before.
+loss of a stage is half the squared distance of the unit vectors of both, which is 1 - cos, averaged
+over the grid's cells and summed over the images of a batch. The map is the product of the stages'
+distances. A later task goes on from the weights, statistics and momentum of the one before.
 
-What differs: the last epoch's student is kept, where the paper sets aside a fifth of the training
-images to choose the epoch. Batch norm remembers the biased variance of a batch, where PyTorch's
-remembers the unbiased one.
+What differs: the last epoch's student is kept, as in the common PyTorch version (by hcw-00), where
+the paper sets aside a fifth of the training images to choose the epoch. Batch norm remembers a
+tenth of each batch's biased variance; PyTorch's remembers the unbiased one, and EfficientNet's
+authors' a hundredth of it. IM-IAD's student began with the teacher's weights, this one with none of
+them, as the paper's.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +27,7 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
 # What two CPU cores can pay for; `lr` makes up for the smaller sum of the loss.
-SMALL = {"stages": ("layer2", "layer3"), "size": 128, "epochs": 24, "batch": 8, "lr": 1.6}
+SMALL = {"stages": ("layer2", "layer3"), "size": 128, "epochs": 30, "batch": 8, "lr": 1.6}
 
 
 class State(NamedTuple):

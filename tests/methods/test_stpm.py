@@ -114,10 +114,11 @@ def test_distances_loss_and_two_steps_are_those_of_a_version_in_pytorch():
       node[key] = jnp.asarray(value.transpose(2, 3, 1, 0) if value.ndim == 4 else value)
   update, score = jax.jit(m.update), jax.jit(m.score)
   with np.load(STORED) as stored:
-    np.testing.assert_allclose(score(state, rows).pixel[0], stored["map"], rtol=1e-4)
+    pixel, wanted = score(state, rows).pixel[0], stored["map"]
+    np.testing.assert_allclose(pixel, wanted, atol=1e-5 * wanted.max())
     for step in range(2):
       state, logs = update(state, rows)
-      np.testing.assert_allclose(logs["loss"], stored[f"loss{step}"], rtol=1e-4)
+      np.testing.assert_allclose(logs["loss"], stored[f"loss{step}"], rtol=1e-5)
     variables = {"params": state.params, "batch_stats": state.statistics}
     for layer in layers:
       for name, node, key in entries(variables, layer):
@@ -126,10 +127,9 @@ def test_distances_loss_and_two_steps_are_those_of_a_version_in_pytorch():
           n = 3 * (64 // {"stem": 2, "layer1": 4, "layer2": 8, "layer3": 16}[layer.path[:6]]) ** 2
           first = 0.81 * student[name]
           value = first + (value - first) * n / (n - 1)
-        wanted = stored[name]
-        np.testing.assert_allclose(
-          seeded.sample(value), wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max(), err_msg=name
-        )
+        wanted = stored[name]  # of which a step moves several per cent
+        atol = 3e-4 * np.abs(wanted).max()
+        np.testing.assert_allclose(seeded.sample(value), wanted, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(

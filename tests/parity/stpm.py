@@ -1,4 +1,4 @@
-"""Writes stpm.npz: loss, maps and one step of STPM as hcw-00/STPM_anomaly_detection has it.
+"""Writes stpm.npz: the map, the loss and two steps of STPM as hcw-00/STPM_anomaly_detection has it.
 
 The weights of its ResNet-18s are random, made alike by seeded.py on both sides, batch norm's
 statistics too. Needs torch, torchvision and a copy of that repository:
@@ -49,7 +49,7 @@ def network(who: str) -> torch.nn.Module:
 
 
 def main() -> None:
-  """Writes distances by level and the map, the loss of a batch and all that a step moves."""
+  """Writes the map of an image, the losses of two steps and all that they moved."""
   module = original(sys.argv[1])
   module.resnet18 = lambda pretrained: network("teacher." if pretrained else "student.")
   stpm = module.STPM(None)
@@ -59,10 +59,8 @@ def main() -> None:
   found = {}
   stpm.model_s.eval()
   with torch.inference_mode():
-    total, levels = stpm.cal_anomaly_map(*reversed(stpm(x[:1])), out_size=SIZE)
+    total, _ = stpm.cal_anomaly_map(*reversed(stpm(x[:1])), out_size=SIZE)
   found["map"] = total.astype(np.float32)
-  for i, level in enumerate(levels, start=1):
-    found[f"layer{i}"] = level
 
   stpm.model_s.train()
   optimiser = stpm.configure_optimizers()
