@@ -1,0 +1,112 @@
+"""FAVAE: its size, its divergence, what is random and what adds up."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imiad_jax.heads import maps
+from imiad_jax.methods import favae
+from imiad_jax.types import Spec
+from tests.methods.common import (
+  SIZE,
+  assert_refused,
+  batch,
+  first_state,
+  frozen,
+  jitted,
+  learnt,
+  leaves,
+  method,
+)
+
+TINY = {"width": 16, "latent": 16, "epochs": 20}
+
+
+def test_with_vgg16_it_has_as_many_parameters_as_the_pytorch_version():
+  shapes = (("stem", (64, 64, 128)), ("layer1", (32, 32, 256)), ("layer2", (16, 16, 512)))
+  spec = Spec((128, 128, 3), shapes, 8, 1)
+  state = jax.eval_shape(lambda key: favae.Model().init(key, spec, None), jax.random.key(0))
+  assert sum(x.size for x in jax.tree.leaves(state.params)) == 20_303_499
+
+
+def test_each_stage_is_rebuilt_in_its_own_shape():
+  channels, strides = (5, 6, 7, 8), (2, 4, 8, 16)
+  net = favae.Network(16, 4, channels, strides)
+  x, noise = jnp.zeros((3, 48, 48, 3)), jnp.zeros((3, 4))
+  rebuilt = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), x, noise, None)[0])
+  assert rebuilt.image.shape == (3, 48, 48, 3) and rebuilt.mean.shape == (3, 4)
+  assert [f.shape for f in rebuilt.features] == [
+    (3, 48 // s, 48 // s, c) for c, s in zip(channels, strides, strict=True)
+  ]
+
+
+def test_the_divergence_is_that_of_two_gaussians():
+  rng = np.random.default_rng(0)
+  mean, log_var = (jnp.asarray(rng.normal(size=(5, 3)), jnp.float32) for _ in range(2))
+  assert float(favae.divergence(0 * mean, 0 * log_var).max()) == 0
+  assert float(favae.divergence(mean, log_var).min()) > 0
+  # By definition: the mean, under the first, of the difference of the log densities.
+  x = np.asarray(mean) + np.exp(np.asarray(log_var) / 2) * rng.normal(size=(200_000, 5, 3))
+  first = -0.5 * (np.square(x - mean) / np.exp(log_var) + log_var)
+  wanted = (first + 0.5 * np.square(x)).sum(-1).mean(0)
+  np.testing.assert_allclose(favae.divergence(mean, log_var), wanted, rtol=0.02)
+
+
+def test_training_is_random_and_scoring_is_not():
+  update, _, score = jitted("favae")
+  start = first_state("favae")
+  one, two = (
+    update(start._replace(key=jax.random.key(k)), batch("favae", range(4)))[1]["loss"]
+    for k in (1, 2)
+  )
+  assert float(one) != float(two)
+  again = learnt("favae")._replace(key=jax.random.key(9))
+  rows = batch("favae", range(10, 14))
+  np.testing.assert_array_equal(score(learnt("favae"), rows).pixel, score(again, rows).pixel)
+
+
+def test_the_map_is_the_sum_of_all_errors():
+  # A network that makes one number everywhere, whatever it is shown.
+  state = learnt("favae")
+  params = jax.tree.map(jnp.zeros_like, state.params)
+  params["feature0"]["bias"] += 0.5
+  rows = batch("favae", range(10, 14))
+  got = jitted("favae")[2](state._replace(params=params), rows)
+  wanted = np.square(rows.image - 0.5).sum(-1)
+  for i, (stage, x) in enumerate(frozen("favae", rows.image).items()):
+    assert stage == method("favae").stages[i]
+    error = jnp.square(np.asarray(x) - (0.5 if i == 0 else 0)).sum(-1)
+    wanted += jax.image.resize(error, (4, SIZE, SIZE), "bilinear", antialias=False)
+  wanted = maps.blur(jnp.asarray(wanted), 4.0)
+  np.testing.assert_allclose(got.pixel, wanted, rtol=1e-4)
+  np.testing.assert_allclose(got.image, wanted.max((1, 2)), rtol=1e-4)
+
+
+def test_a_step_changes_every_layer_and_the_running_statistics():
+  update, _, _ = jitted("favae")
+  start = first_state("favae")
+  state, logs = update(start, batch("favae", range(4)))
+  assert np.isfinite(logs["loss"])
+  for part in ("params", "batch_stats"):
+    for a, b in zip(leaves(getattr(start, part)), leaves(getattr(state, part)), strict=True):
+      assert (a != b).any()
+
+
+@pytest.mark.parametrize(
+  "wrong",
+  [
+    {"size": 40},
+    {"width": 2},
+    {"latent": 0},
+    {"lr": -1.0},
+    {"weight_decay": -1.0},
+    {"kl": -1.0},
+    {"sigma": 0.0},
+    {"stages": ()},
+    {"stages": ("layer9",)},
+    {"stages": ("layer4",)},
+  ],
+)
+def test_nonsense_is_refused_by_name(wrong):
+  assert_refused("favae", wrong)
