@@ -8,9 +8,10 @@ learnt; AdamW with the AMSGrad maximum of torch.
 
 What differs: the first epoch, one more than `epochs`, does nothing but build the bank. A last,
 shorter batch is not left out, and an image weighs the same in the bank whichever batch it is in.
-The bank is not compressed by k-means (gamma_c = 1, the authors' default). An EfficientNet is
-treated as the other backbones are. Images are resized to a square without a centre crop. Scores
-are those of the last epoch, not of the one that tests best. Each task begins anew.
+The bank is not compressed by k-means (gamma_c = 1, the authors' default). What the authors do for
+their EfficientNet alone is a choice here (`shrink`, `gamma_d`). Images are resized to a square
+without a centre crop. Scores are those of the last epoch, not of the one that tests best. Each task
+begins anew: descriptor, radius and bank.
 """
 
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from imiad_jax.errors import UserError
 from imiad_jax.heads import knn, layers, maps
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
@@ -159,6 +161,10 @@ def Model(
   def init(key: Array, spec: Spec, pretrained) -> State:
     del pretrained
     h, w, _ = spec.shape(stages[0])
+    if h * w < _NEAR + _FAR:
+      raise UserError(
+        f"CFA needs a grid of {_NEAR + _FAR} cells, but {stages[0]} has {h} x {w}: raise size."
+      )
     x = jnp.zeros((1, h, w, sum(spec.shape(s)[-1] for s in stages)))
     params, opt = begin(key, x)
     return State(params, opt, jnp.zeros_like(describe(params, x)[0]), jnp.float32(0), key)

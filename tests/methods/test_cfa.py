@@ -202,6 +202,7 @@ def test_four_steps_are_those_of_the_authors_code(monkeypatch):
   [
     {"stages": ()},
     {"stages": ("embedding",)},
+    {"stages": ("layer4",)},  # one cell
     {"epochs": 0},
     {"gamma_d": 0.0},
     {"lr": -1.0},
