@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from imiad_jax import images, plugins
+from imiad_jax import images
+from imiad_jax.heads import embedding as embeddings
 from imiad_jax.heads import gaussian
+from imiad_jax.heads.embedding import unit
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
@@ -57,11 +59,6 @@ class State(NamedTuple):
   mean: Float[Array, " d"]  # of the union
   factor: Float[Array, "d d"]
   key: Array
-
-
-def unit(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """Scales embeddings to unit length."""
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def Model(
@@ -103,14 +100,10 @@ def Model(
   need(0 < aspect <= 1, "aspect", aspect, "above 0 and at most 1")
   need(0 <= jitter < 0.5, "jitter", jitter, "at least 0 and below 0.5")
   need(rotation >= 0, "rotation", rotation, "at least 0")
-  network = plugins.backbone(backbone).Model(backbone)
+  embed = embeddings.embedder(backbone, embedding)
   optimiser = optax.chain(
     optax.add_decayed_weights(weight_decay), optax.scale_by_adam(eps=adam_eps)
   )
-
-  def embed(params: Any, image: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-    x = network.apply({"params": params}, image)[embedding]
-    return x if x.ndim == 2 else jnp.mean(x, axis=(1, 2))
 
   def augment(key: Array, image: Float[Array, "h w 3"]) -> tuple[Array, Array]:
     """Returns an image and its CutPaste copy, each turned by an angle of its own."""
@@ -124,21 +117,15 @@ def Model(
 
   def init(key: Array, spec: Spec, pretrained) -> State:
     key, head_key = jax.random.split(key)
-    for part in frozen:
-      plugins.check(f"part of {backbone}", part, pretrained)
-    shape = jax.ShapeDtypeStruct((1, *spec.image), jnp.float32)
-    stages = jax.eval_shape(lambda p, x: network.apply({"params": p}, x), pretrained, shape)
-    plugins.check(f"stage of {backbone}", embedding, stages)
-    d = jax.eval_shape(embed, pretrained, shape).shape[-1]
-    params = {k: v for k, v in pretrained.items() if k not in frozen}
-    kernel = 0.02 * jax.random.truncated_normal(head_key, -2, 2, (d, 2))
+    tuned = embeddings.start(backbone, embedding, frozen, pretrained, spec.image)
+    kernel = 0.02 * jax.random.truncated_normal(head_key, -2, 2, (tuned.dim, 2))
     head = {"kernel": kernel, "bias": jnp.zeros(2)}
-    t, n = spec.num_tasks, spec.max_train
+    t, n, d = spec.num_tasks, spec.max_train, tuned.dim
     return State(
-      params=params,
-      frozen={k: v for k, v in pretrained.items() if k in frozen},
+      params=tuned.params,
+      frozen=tuned.frozen,
       head=head,
-      optimiser=optimiser.init((params, head)),
+      optimiser=optimiser.init((tuned.params, head)),
       embedding=jnp.zeros((n, d)),
       present=jnp.zeros(n, bool),
       means=jnp.zeros((t, d)),
@@ -184,9 +171,9 @@ def Model(
   def finish(state: State) -> State:
     key, sample_key = jax.random.split(state.key)
     t, n, d = len(state.means), *state.embedding.shape
-    mean, covariance = gaussian.ledoit_wolf(state.embedding, state.present)
+    mean, factor = embeddings.fit(state.embedding, state.present)
     means = state.means.at[state.task].set(mean)
-    factors = state.factors.at[state.task].set(jnp.linalg.cholesky(covariance))
+    factors = state.factors.at[state.task].set(factor)
     counts = state.counts.at[state.task].set(jnp.sum(state.present))
     # As many samples of each old task as it had images; the current task brings its own.
     noise = jax.random.normal(sample_key, (t, n, d))
@@ -194,15 +181,15 @@ def Model(
     old = (jnp.arange(t) < state.task)[:, None] & (jnp.arange(n) < counts[:, None])
     everything = jnp.concatenate([sampled.reshape(t * n, d), state.embedding])
     valid = jnp.concatenate([old.reshape(t * n), state.present])
-    union_mean, union = gaussian.ledoit_wolf(unit(everything), valid)
+    mean, factor = embeddings.fit(unit(everything), valid)
     return state._replace(
       present=jnp.zeros_like(state.present),
       means=means,
       factors=factors,
       counts=counts,
       task=state.task + 1,
-      mean=union_mean,
-      factor=jnp.linalg.cholesky(union),
+      mean=mean,
+      factor=factor,
       key=key,
     )
 
