@@ -37,3 +37,15 @@ def to_image(
   """Resizes bilinearly (align_corners=False) to `shape` (h, w) and smooths by `sigma` pixels."""
   resized = jax.image.resize(grid, (len(grid), *shape), "bilinear", antialias=False)
   return blur(resized, sigma)
+
+
+def aligned(grid: Float[Array, "b _h _w"], shape: tuple[int, ...]) -> Float[Array, "b h w"]:
+  """Resizes bilinearly to `shape` (h, w) with the corners kept (align_corners=True)."""
+  rows, columns = (_between(n, m) for n, m in zip(grid.shape[1:], shape, strict=True))
+  return jnp.einsum("bij,ki,lj->bkl", grid, rows, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _between(n: int, m: int) -> np.ndarray:
+  """[m,n] matrix that interpolates linearly at m points, evenly spaced from first to last of n."""
+  place = np.linspace(0, n - 1, m)
+  return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n))).astype(np.float32)
