@@ -32,3 +32,28 @@ def test_gradients_are_those_that_jax_derives(shape, size, stride, padding):
   got, wanted = (jax.jit(both, static_argnums=0)(fn, g) for fn in (ours, plain))
   for a, b in zip(got, wanted, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("size", "stride", "padding"), [(2, 2, 0), (4, 2, 1), (3, 1, 1), (8, 1, 0)]
+)
+def test_a_transposed_convolution_and_its_gradients_are_those_that_jax_derives(
+  size, stride, padding
+):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((2, 4, 5, 3), np.float32))
+  kernel = jnp.asarray(rng.standard_normal((size, size, 3, 4), np.float32))
+
+  def plain(x, kernel):
+    pads = [(size - 1 - padding,) * 2] * 2
+    return lax.conv_general_dilated(
+      *(x, kernel[::-1, ::-1], (1, 1), pads),
+      lhs_dilation=(stride, stride),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+  ours, back = jax.vjp(lambda *a: convolution.transpose(*a, stride, padding), x, kernel)
+  theirs, derived = jax.vjp(plain, x, kernel)
+  g = jnp.asarray(rng.standard_normal(theirs.shape, np.float32))
+  for a, b in zip((ours, *back(g)), (theirs, *derived(g)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from imiad_jax import weights
 from imiad_jax.errors import UserError
+from imiad_jax.heads import convolution
 from imiad_jax.heads.layers import Norm, fan_out
 
 # A channel of a depthwise kernel [k,k,1,c] has k x k outputs.
@@ -246,11 +247,9 @@ class Conv(nn.Module):
     if self.size == 1:  # a product of matrices, faster than XLA's convolution on a CPU
       x = x[:, :: self.stride, :: self.stride]
       return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:3], self.features)
-    half = self.size // 2
-    padding = "SAME" if self.padding == "SAME" else [(half, half)] * 2
-    layout = ("NHWC", "HWIO", "NHWC")
-    strides = (self.stride, self.stride)
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+    if self.padding == "SAME":
+      return convolution.convolve(jnp.pad(x, _same(x, kernel, self.stride)), kernel, self.stride)
+    return convolution.convolve(x, kernel, self.stride, self.size // 2)
 
 
 def classify(module: nn.Module, embedding: Float[Array, "b d"]) -> dict[str, jax.Array]:

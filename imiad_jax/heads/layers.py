@@ -4,22 +4,36 @@ Their methods are ported from PyTorch, whose defaults are part of them. Use insi
 module; `valid` [b] tells which images of a batch are there, None means evaluation.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from imiad_jax.heads import convolution
+
 Init = Callable[..., Array]
-_LAYOUT = ("NHWC", "HWIO", "NHWC")
 
-torch_default: Init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-"""U(+-1/sqrt(fan in)), what PyTorch gives to the kernels of convolutions and linear maps."""
 
-fan_out: Init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-"""N(0, 2/fan out), what torchvision's ResNets give to their convolutions."""
+def torch_default(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+  """Returns U(+-1/sqrt(fan in)), what PyTorch gives to kernels of convolutions and linear maps."""
+  return _uniform(key, shape, math.prod(shape[:-1]), dtype)
+
+
+def fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+  """Returns N(0, 2/fan out), what torchvision's ResNets give to their convolutions."""
+  deviation = (2 / (math.prod(shape[:-2]) * shape[-1])) ** 0.5
+  return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+
+
+def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: Any = jnp.float32) -> Array:
+  """Returns U(+-1/sqrt(fan in)); drawn flat, which compiles seven times faster than in 4-D."""
+  bound = fan_in**-0.5
+  flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+  return flat.reshape(shape)
 
 
 class Conv(nn.Module):
@@ -40,8 +54,7 @@ class Conv(nn.Module):
     if self.size == 1 and self.padding == 0:  # a product of matrices, faster on a CPU
       y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
     else:
-      pads, strides = [(self.padding, self.padding)] * 2, (self.stride, self.stride)
-      y = lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=_LAYOUT)
+      y = convolution.convolve(x, jnp.asarray(kernel), self.stride, self.padding)
     return y + _bias(self, self.size**2 * x.shape[-1]) if self.bias else y
 
 
@@ -63,17 +76,9 @@ class Transposed(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
     """Returns the transposed convolution of x."""
     fan_in = self.size**2 * self.features  # PyTorch takes the kernel's second axis for the inputs
-    bound = fan_in**-0.5
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param(
-      "kernel", lambda key: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
-    )
-    pad = self.size - 1 - self.padding
-    y = lax.conv_general_dilated(
-      *(x, kernel[::-1, ::-1], (1, 1), [(pad, pad)] * 2),
-      lhs_dilation=(self.stride, self.stride),
-      dimension_numbers=_LAYOUT,
-    )
+    kernel = self.param("kernel", lambda key: _uniform(key, shape, fan_in))
+    y = convolution.transpose(x, jnp.asarray(kernel), self.stride, self.padding)
     return y + _bias(self, fan_in) if self.bias else y
 
 
@@ -100,7 +105,5 @@ class Norm(nn.Module):
 
 def _bias(module: nn.Module, fan_in: int) -> Array:
   """Returns the bias parameter of a layer, U(+-1/sqrt(fan in)) at first."""
-  bound, features = fan_in**-0.5, module.features  # pyright: ignore[reportAttributeAccessIssue]
-  return module.param(
-    "bias", lambda key: jax.random.uniform(key, (features,), jnp.float32, -bound, bound)
-  )
+  features = module.features  # pyright: ignore[reportAttributeAccessIssue]
+  return module.param("bias", lambda key: _uniform(key, (features,), fan_in))
