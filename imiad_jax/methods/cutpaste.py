@@ -39,7 +39,7 @@ SMALL = {
   "size": 128,
   "epochs": 24,
   "batch": 16,
-  "lr": 0.01,  # a network without batch norm is soon lost at the paper's
+  "lr": 0.01,  # at the paper's, training of a network without batch norm may diverge
   "warmup": 8,
 }
 
