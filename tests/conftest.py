@@ -1,11 +1,22 @@
 """What the tests share."""
 
+import pathlib
+
 import hypothesis
 import pytest
 
 # The same cases every time, so that a red test is red for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items):
+  """Keeps the tests of a method, or of another file, in one process: they share what they compile."""
+  for item in items:
+    call = getattr(item, "callspec", None)
+    of_file = pathlib.Path(item.fspath).stem.removeprefix("test_")
+    name = call.params.get("name", of_file) if call and of_file == "conformance" else of_file
+    item.add_marker(pytest.mark.xdist_group(str(name)))
 
 
 @pytest.fixture(scope="session")

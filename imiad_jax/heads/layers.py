@@ -50,11 +50,11 @@ class Conv(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
     """Returns the convolution of x."""
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.start, shape)
+    kernel = jnp.asarray(self.param("kernel", self.start, shape))
     if self.size == 1 and self.padding == 0:  # a product of matrices, faster on a CPU
       y = x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
     else:
-      y = convolution.convolve(x, jnp.asarray(kernel), self.stride, self.padding)
+      y = jnp.asarray(convolution.convolve(x, kernel, self.stride, self.padding))
     return y + _bias(self, self.size**2 * x.shape[-1]) if self.bias else y
 
 
@@ -77,8 +77,8 @@ class Transposed(nn.Module):
     """Returns the transposed convolution of x."""
     fan_in = self.size**2 * self.features  # PyTorch takes the kernel's second axis for the inputs
     shape = (self.size, self.size, x.shape[-1], self.features)
-    kernel = self.param("kernel", lambda key: _uniform(key, shape, fan_in))
-    y = convolution.transpose(x, jnp.asarray(kernel), self.stride, self.padding)
+    kernel = jnp.asarray(self.param("kernel", lambda key: _uniform(key, shape, fan_in)))
+    y = jnp.asarray(convolution.transpose(x, kernel, self.stride, self.padding))
     return y + _bias(self, fan_in) if self.bias else y
 
 
