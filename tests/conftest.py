@@ -11,7 +11,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_collection_modifyitems(items):
-  """Keeps the tests of a method, or of another file, in one process: they share what they compile."""
+  """Keeps the tests of a method, or of another file, in one process, to share what they compile."""
   for item in items:
     call = getattr(item, "callspec", None)
     of_file = pathlib.Path(item.fspath).stem.removeprefix("test_")
