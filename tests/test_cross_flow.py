@@ -44,7 +44,7 @@ def test_log_det_is_that_of_the_jacobian(channels):
   _, log_det = jax.jit(module.apply)(params, x, orders)
   _, unflat = ravel_pytree(tuple(m[:1] for m in x))
   flow = lambda v: ravel_pytree(module.apply(params, unflat(v), orders)[0])[0]  # noqa: E731
-  transformed = jax.jit(jax.jacfwd(flow))
+  transformed = jax.jit(jax.jacrev(flow))
   for i in range(2):
     flat, _ = ravel_pytree(tuple(m[i : i + 1] for m in x))
     jacobian = np.asarray(transformed(flat), np.float64)
