@@ -30,11 +30,11 @@ VERSION = "1"
 SMALL = {
   "stage": "layer3",
   "size": 256,
-  "hidden": 32,
+  "hidden": 64,
   "kernels": (3, 3),
-  "epochs": 24,
+  "epochs": 30,
   "batch": 8,
-  "lr": 5e-3,
+  "lr": 3e-3,
 }
 
 
