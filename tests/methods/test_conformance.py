@@ -78,7 +78,7 @@ def test_vmap_over_seeds_equals_a_loop(name):
   keys = jax.random.split(jax.random.key(0), 2)
   together = jax.jit(jax.vmap(whole))(keys)
   loop = jnp.stack([jax.jit(whole)(k) for k in keys])
-  np.testing.assert_allclose(together, loop, rtol=5e-3)
+  np.testing.assert_allclose(together, loop, rtol=5e-3, atol=5e-3 * float(jnp.abs(loop).max()))
 
 
 @pytest.mark.parametrize("name", METHODS)
