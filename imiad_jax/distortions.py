@@ -35,7 +35,7 @@ def brightness(key: Array, image: Image) -> Image:
 
 
 def sharpened(image: Image, factor: Float[Array, ""]) -> Image:
-  """Pillow's sharpness: 0 is smoothed by [1 1 1; 1 5 1; 1 1 1] / 13 but for the edge, 1 as it is."""
+  """Pillow's sharpness: 0 is smoothed by [1 1 1; 1 5 1; 1 1 1] / 13 but for the edge, 1 is not."""
   h, w, _ = image.shape
   around = sum(image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3))
   smooth = image.at[1:-1, 1:-1].set((around + 4 * image[1:-1, 1:-1]) / 13)
@@ -100,7 +100,7 @@ def invert(key: Array, image: Image) -> Image:
 
 
 def contrasted(image: Image, cutoff: Int[Array, ""]) -> Image:
-  """Pillow's autocontrast: stretches each channel after `cutoff` percent are cut off at each end."""
+  """Pillow's autocontrast: stretches each channel but for `cutoff` percent at each end."""
   h, w, _ = image.shape
   count = _histogram(image)
   cut = h * w * cutoff // 100

@@ -130,16 +130,19 @@ def coloured(key: Array, field: Float[Array, "h w"], colours: int = 5) -> Float[
 def procedural(key: Array, height: int, width: int) -> Float[Array, "{height} {width} 3"]:
   """Draws a texture: clouds of each channel by itself, or a random field in random colours.
 
-  Every other one of these has clouds of each channel mixed in.
+  Every other one of these has clouds of each channel mixed in. All are greyed by a random share,
+  for few things are as colourful as random numbers.
   """
-  kind_key, colour_key, cloud_key, field_key, mix_key = jax.random.split(key, 5)
+  kind_key, colour_key, cloud_key, field_key, mix_key, grey_key = jax.random.split(key, 6)
   kind = jax.random.randint(kind_key, (), 0, len(_FIELDS))
   field = jax.lax.switch(kind, [lambda k, f=f: f(k, height, width) for f in _FIELDS], field_key)
   plain = coloured(colour_key, field)
   cloud = jax.vmap(lambda k: clouds(k, height, width), out_axes=-1)
   cloudy = cloud(jax.random.split(cloud_key, 3))
   share = jnp.maximum(jax.random.uniform(mix_key, minval=-0.8, maxval=0.8), 0)
-  return jnp.where(kind == 0, cloudy, plain + share * (cloudy - plain))
+  image = jnp.where(kind == 0, cloudy, plain + share * (cloudy - plain))
+  grey = jnp.mean(image, axis=-1, keepdims=True)
+  return grey + jax.random.uniform(grey_key) * (image - grey)
 
 
 def stack(key: Array, n: int, height: int, width: int) -> UInt8[Array, "{n} {height} {width} 3"]:

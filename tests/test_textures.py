@@ -1,4 +1,4 @@
-"""Perlin noise and masks are DRAEM's; textures vary and stay in range; folders are read or refused."""
+"""Perlin noise and masks are DRAEM's, textures vary, folders are read or refused."""
 
 import jax
 import jax.numpy as jnp
