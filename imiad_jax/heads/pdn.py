@@ -58,7 +58,7 @@ class Conv(nn.Module):
     bias = self.param(
       "bias", lambda key: jax.random.uniform(key, shape[-1:], jnp.float32, -bound, bound)
     )
-    return convolve(x, kernel, self.stride, self.padding) + bias
+    return jnp.asarray(convolve(x, kernel, self.stride, self.padding)) + bias
 
 
 class PDN(nn.Module):
