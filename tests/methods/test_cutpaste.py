@@ -26,7 +26,7 @@ from tests.methods.common import (
 )
 from tests.parity import seeded
 
-TINY = {"epochs": 4, "warmup": 1}
+TINY = {"epochs": 4, "warmup": 1, "lr": 0.003}
 
 
 def embedded(state, image):
