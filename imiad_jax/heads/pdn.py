@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from imiad_jax.heads.convolution import convolve
-from imiad_jax.heads.layers import torch_default
+from imiad_jax.heads.layers import Conv
 
 KINDS = {  # (kernel, channels in widths) of each convolution; 0: as many as are asked for
   "small": ((4, 1), (4, 2), (3, 2), (4, 0)),
@@ -39,26 +38,6 @@ def margins(size: int, cells: int) -> tuple[int, int]:
   """Returns how many cells are free before and after `cells` that lie centred in `size` pixels."""
   free = -(-size // stride(size, cells)) - cells
   return free // 2, free - free // 2
-
-
-class Conv(nn.Module):
-  """A convolution with bias, as layers.Conv; its gradients are fast in a CPU's compiled loops."""
-
-  features: int
-  size: int
-  stride: int = 1
-  padding: int = 0
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-    """Returns the convolution of x."""
-    shape = (self.size, self.size, x.shape[-1], self.features)
-    bound = (self.size**2 * x.shape[-1]) ** -0.5
-    kernel = jnp.asarray(self.param("kernel", torch_default, shape))
-    bias = self.param(
-      "bias", lambda key: jax.random.uniform(key, shape[-1:], jnp.float32, -bound, bound)
-    )
-    return jnp.asarray(convolve(x, kernel, self.stride, self.padding)) + bias
 
 
 class PDN(nn.Module):
