@@ -31,3 +31,14 @@ def test_more_rows_have_the_ledoit_wolf_covariance():
   wanted_mean, covariance = gaussian.ledoit_wolf(X, valid)
   np.testing.assert_array_equal(mean, wanted_mean)
   np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-5)
+
+
+def test_embeddings_of_two_kinds_alone_have_a_gaussian_too():
+  z = embedding.unit(X)
+  two = jnp.tile(z[:2], (10, 1))  # Ledoit and Wolf see no reason to shrink these
+  _, covariance = gaussian.ledoit_wolf(two, jnp.ones(20, bool))
+  assert not np.isfinite(jnp.linalg.cholesky(covariance)).all()
+  mean, factor = embedding.fit(two, jnp.ones(20, bool))
+  distance = gaussian.mahalanobis(z, mean, factor)
+  assert np.isfinite(distance).all()
+  assert float(distance[2:].min()) > 10 * float(distance[:2].max())

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from imiad_jax import plugins
 from imiad_jax.heads import gaussian
 
-_RIDGE = 1e-6  # of squared length; embeddings have length 1
+_RIDGE = 1e-5  # of the variance of all directions together
 
 
 class Tuned(NamedTuple):
@@ -66,8 +66,11 @@ def fit(
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
   """Returns mean and Cholesky factor of the Ledoit-Wolf covariance of the valid rows.
 
-  One or two rows are shrunk by nothing, so that a small multiple of I makes theirs invertible.
+  One or two rows are shrunk by nothing, and embeddings that hardly vary but in a few directions by
+  too little for float32: there a small multiple of I makes the covariance invertible.
   """
   mean, covariance = gaussian.ledoit_wolf(x, valid)
-  ridge = jnp.where(jnp.sum(valid) > 2, 0, _RIDGE)
-  return mean, jnp.linalg.cholesky(covariance + ridge * jnp.eye(x.shape[-1]))
+  factor, spread = jnp.linalg.cholesky(covariance), jnp.trace(covariance)
+  ridge = jnp.where(spread > 0, _RIDGE * spread, 1) * jnp.eye(x.shape[-1])
+  good = (jnp.sum(valid) > 2) & jnp.all(jnp.isfinite(factor))
+  return mean, jnp.where(good, factor, jnp.linalg.cholesky(covariance + ridge))
