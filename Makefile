@@ -6,7 +6,7 @@ check:
 	pyright
 
 test:  # what does not take long
-	python -m pytest -n auto -m "not slow and not data"
+	python -m pytest -n auto -m "not slow and not long and not data"
 
 test-all:
-	python -m pytest -n auto
+	python -m pytest -n auto -m "not data"

@@ -1,9 +1,16 @@
 """What the tests share."""
 
+import os
 import pathlib
 
 import hypothesis
 import pytest
+
+# Most of the time of a test is compilation, and what it compiles runs for a moment.
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 # The same cases every time, so that a red test is red for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)

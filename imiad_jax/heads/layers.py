@@ -18,18 +18,18 @@ from imiad_jax.heads import convolution
 Init = Callable[..., Array]
 
 
-def torch_default(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def torch_default(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
   """Returns U(+-1/sqrt(fan in)), what PyTorch gives to kernels of convolutions and linear maps."""
   return _uniform(key, shape, math.prod(shape[:-1]), dtype)
 
 
-def fan_out(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def fan_out(key: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
   """Returns N(0, 2/fan out), what torchvision's ResNets give to their convolutions."""
   deviation = (2 / (math.prod(shape[:-2]) * shape[-1])) ** 0.5
   return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
 
 
-def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: Any = jnp.float32) -> Array:
+def _uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: Any = float) -> Array:
   """Returns U(+-1/sqrt(fan in)); drawn flat, which compiles seven times faster than in 4-D."""
   bound = fan_in**-0.5
   flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)

@@ -24,7 +24,25 @@ from tests.methods.common import (
 METHODS = plugins.names("methods")
 
 
-@pytest.mark.parametrize("name", METHODS)
+def long(value, yes: bool):
+  return pytest.param(*value, marks=pytest.mark.long) if yes else pytest.param(*value)
+
+
+def trained(name: str) -> bool:
+  return "epochs" in plugins.defaults(plugins.load("methods", name).Model)
+
+
+# What takes minutes of compilation together is left to `pytest -m long`: DRAEM, whose ten
+# distortions are in every function, and what settings that only choose rows add to the first two.
+PATIENT = [long((n,), n == "draem") for n in METHODS]
+RUNS = [
+  long((n, s), n == "draem" or (trained(n) and s not in ("unsupervised", "continual")))
+  for n in METHODS
+  for s in plugins.names("settings")
+]
+
+
+@pytest.mark.parametrize("name", PATIENT)
 def test_padding_changes_nothing(name):
   update, finish, _ = jitted(name)
   valid = [True, True, False, False]
@@ -34,7 +52,7 @@ def test_padding_changes_nothing(name):
   assert_same_bits(finish(one[0]), finish(two[0]))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PATIENT)
 def test_scores_have_their_shapes_and_do_not_see_labels(name):
   score = jitted(name)[2]
   a = score(learnt(name), batch(name, range(10, 14)))
@@ -45,7 +63,7 @@ def test_scores_have_their_shapes_and_do_not_see_labels(name):
   assert_same_bits(a, b)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PATIENT)
 def test_one_by_one_equals_batched_and_jit_equals_eager(name):
   score = jitted(name)[2]
   rows = range(10, 14)
@@ -58,30 +76,33 @@ def test_one_by_one_equals_batched_and_jit_equals_eager(name):
       np.testing.assert_allclose(x, y, rtol=2e-3, atol=2e-3 * float(np.abs(x).max()))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PATIENT)
 def test_same_seed_same_bits(name):
   again = learnt.__wrapped__(name)
   assert_same_bits(learnt(name), again)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PATIENT)
 def test_vmap_over_seeds_equals_a_loop(name):
-  m = method(name)
+  m, update, finish, score = method(name), *jitted(name)
   params = features.backbone("efficientnet_lite0").params
-
-  def whole(key):
-    state = m.init(key, spec(name), params)
-    for first in (0, 4):
-      state, _ = m.update(state, batch(name, range(first, first + 4)))
-    return m.score(m.finish(state), batch(name, range(10, 14))).image
-
   keys = jax.random.split(jax.random.key(0), 2)
-  together = jax.jit(jax.vmap(whole))(keys)
-  loop = jnp.stack([jax.jit(whole)(k) for k in keys])
-  np.testing.assert_allclose(together, loop, rtol=5e-3, atol=5e-3 * float(jnp.abs(loop).max()))
+  start = jax.jit(lambda key: m.init(key, spec(name), params))
+  alone, at_once = [start(key) for key in keys], jax.jit(jax.vmap(start))(keys)
+  learn = jax.jit(jax.vmap(m.update, (0, None)))
+  for first in (0, 4):
+    told = batch(name, range(first, first + 4))
+    alone = [update(state, told)[0] for state in alone]
+    at_once, _ = learn(at_once, told)
+  tested = batch(name, range(10, 14))
+  loop = jnp.stack([score(finish(state), tested).image for state in alone])
+  at_once = jax.jit(jax.vmap(m.finish))(at_once)
+  together = jax.jit(jax.vmap(m.score, (0, None)))(at_once, tested).image
+  atol = 5e-3 * float(jnp.abs(loop).max())
+  np.testing.assert_allclose(together, loop, rtol=5e-3, atol=atol)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PATIENT)
 def test_state_survives_a_checkpoint_bit_for_bit(name, tmp_path):
   state = learnt(name)
   with ocp.StandardCheckpointer() as checkpointer:
@@ -90,8 +111,7 @@ def test_state_survives_a_checkpoint_bit_for_bit(name, tmp_path):
     assert_same_bits(state, checkpointer.restore(tmp_path / "state", state))
 
 
-@pytest.mark.parametrize("setting", plugins.names("settings"))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "setting"), RUNS)
 def test_every_method_runs_in_every_setting_and_finds_blots(name, setting):
   store = pictures.Store(tasks=2, bad=8)
   setting_kw = {"fully_supervised": {"anomalies": 2}, "few_shot": {"shots": 12}}.get(setting, {})

@@ -10,7 +10,7 @@ from imiad_jax.heads import coreset
 from imiad_jax.methods import patchcore
 from tests.methods.common import assert_refused, batch, kw, spec
 
-TINY = {}
+TINY = {"ratio": 0.1}  # of a hundredth, one hidden defect would take all rows
 
 
 def patchcore_state(ratio: float, tasks: int = 1, append: bool = True, seeds=(0,)):

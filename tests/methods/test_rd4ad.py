@@ -26,7 +26,7 @@ from tests.methods.common import (
 )
 from tests.parity import seeded
 
-TINY = {"stages": ("layer1", "layer2"), "depths": (1, 1, 1), "epochs": 10}
+TINY = {"stages": ("layer1", "layer2"), "depths": (1, 1, 1), "epochs": 30}
 
 STORED = Path(__file__).parent.parent / "parity" / "rd4ad.npz"
 # The depths of each student and the share of a block's channels inside it, None of basic blocks.
@@ -235,7 +235,9 @@ def test_numbers_are_those_of_the_original(name, monkeypatch):
       losses.append(logs["loss"])
       if step == 0:
         # The deep one's batch norm is over 12 cells, and float32: 1.2e-3 from float64.
-        close(few(state.optimiser[0].mu, wide) / 0.5, "gradient", 5e-3 if wide else 1e-4)
+        # Batch norm over 12 cells multiplies rounding: of the wide one, by 1e-3 to 7e-3 with how
+        # hard XLA optimises.
+        close(few(state.optimiser[0].mu, wide) / 0.5, "gradient", 1e-2 if wide else 1e-4)
       if step == 1 and not wide:
         moved = np.abs(few(state.params, wide) - stored[f"{name}/moved"])
         # Where a gradient is almost 0, Adam divides its rounding by itself.
