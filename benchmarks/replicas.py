@@ -12,7 +12,7 @@ import statistics
 
 import jax
 
-from imiad_jax import cache, data, engine, features, plugins, training
+from imiad_jax import cache, data, engine, features, plugins
 from imiad_jax.types import Run
 
 REPEATS = 3
@@ -53,7 +53,6 @@ def main() -> None:
     apart = given.replicas * seconds(runs[:1], store)
     together = seconds(runs, store)
     print(f"{name:12} {apart:7.2f} s {together:7.2f} s {apart / together:5.2f}")
-    training._build.cache_clear()
 
 
 if __name__ == "__main__":

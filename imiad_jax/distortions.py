@@ -10,12 +10,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from imiad_jax import images
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 Image = Float[Array, "h w 3"]
 
@@ -30,7 +27,7 @@ def brightness(key: Array, image: Image) -> Image:
   times_key, add_key = jax.random.split(key)
   times = jax.random.uniform(times_key, minval=0.8, maxval=1.2)
   add = jax.random.uniform(add_key, minval=-30, maxval=30) / 255
-  luma = (image @ _LUMA)[..., None]
+  luma = (image @ images.GREY)[..., None]
   return jnp.clip(image + (times - 1) * luma + add, 0, 1)
 
 

@@ -8,10 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2 luma, as Pillow's "L"
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2 luma, as Pillow's "L"
 _YIQ = np.array(
   [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
 )
+
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def standardise(image: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+  """Returns images with the mean and deviation of ImageNet's colours as 0 and 1."""
+  return (image - jnp.array(_MEAN)) / jnp.array(_DEVIATION)
 
 
 def jitter(
@@ -24,9 +31,9 @@ def jitter(
   """
   u = jax.random.uniform(key, (4,), minval=-strength, maxval=strength)
   x = jnp.clip(image * (1 + u[0]), 0, 1)
-  grey = jnp.mean(x @ _GREY)
+  grey = jnp.mean(x @ GREY)
   x = jnp.clip(grey + (x - grey) * (1 + u[1]), 0, 1)
-  luma = (x @ _GREY)[..., None]
+  luma = (x @ GREY)[..., None]
   x = jnp.clip(luma + (x - luma) * (1 + u[2]), 0, 1)
   angle = 2 * jnp.pi * u[3]
   c, s = jnp.cos(angle), jnp.sin(angle)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from imiad_jax import plugins, weights
+from imiad_jax import images, plugins, weights
 from imiad_jax.backbones import common
 from imiad_jax.backbones.common import Conv, Head, Layer, Source
 
@@ -41,7 +41,6 @@ _PARTS = {
 _ODD = ("layer3", "block35")
 _STEM, _HEAD = 48, 2048
 _EPS = 1e-3  # of the folded batch norm
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
@@ -100,7 +99,7 @@ class Model(nn.Module):
     512; "block35": [b,h/32,w/32,304], the output of the block of this number, counted from 0;
     "embedding": [b,2048]; "logits": [b,1000] where there is a classifier.
     """
-    x = (image - jnp.array(_MEAN)) / jnp.array(_STD)
+    x = images.standardise(image)
     stages = {}
     for name, blocks in _parts().items():
       x = stages[name] = Part(blocks, stem=name == "stem", name=name)(x)

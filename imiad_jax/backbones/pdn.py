@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from imiad_jax import plugins, weights
+from imiad_jax import images, plugins, weights
 from imiad_jax.backbones import common
 from imiad_jax.backbones.common import Source
 from imiad_jax.errors import UserError
@@ -42,7 +42,7 @@ class Model(nn.Module):
       )
     kind = _kind(self.variant)
     net = pdn.PDN(kind, pdn.WIDTHS[kind], _FEATURES, name="pdn")
-    return {"teacher": net(pdn.normalise(image))}
+    return {"teacher": net(images.standardise(image))}
 
 
 def load(variant: str, path: str | None = None) -> tuple[dict[str, Any], str]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from imiad_jax import plugins
+from imiad_jax import images, plugins
 from imiad_jax.backbones import common
 from imiad_jax.backbones.common import Conv, Head, Layer, Source
 
@@ -51,7 +51,6 @@ _SHAPES = {
   "resnet50": ((3, 4, 6, 3), 4, 1),
   "wide_resnet50_2": ((3, 4, 6, 3), 4, 2),
 }
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _EPS = 1e-5  # of the folded batch norm
 
 
@@ -116,7 +115,7 @@ class Model(nn.Module):
     "logits": [b,1000] where there is a classifier.
     Batch norm takes the statistics of the `valid` images, and the running ones where it is None.
     """
-    x = (image - jnp.array(_MEAN)) / jnp.array(_STD)
+    x = images.standardise(image)
     eps = _EPS if self.norm else None
     x = stem = jax.nn.relu(Conv(64, 7, 2, "TORCH", eps=eps, name="stem")(x, valid))
     around = ((0, 0), (1, 1), (1, 1), (0, 0))  # filled with minus infinity

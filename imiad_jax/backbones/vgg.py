@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from imiad_jax import plugins, weights
+from imiad_jax import images, plugins, weights
 from imiad_jax.backbones import common
 from imiad_jax.backbones.common import Conv, Source
 
@@ -49,7 +49,6 @@ _CONNECTED = (
     "head.fc": (1000, 4096),
   },
 )
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
 class Part(nn.Module):
@@ -79,7 +78,7 @@ class Model(nn.Module):
     pooling after it (32, 512); "embedding": [b,512], the mean of that.
     """
     plugins.check("backbone", self.variant, VARIANTS)
-    x = (image - jnp.array(_MEAN)) / jnp.array(_STD)
+    x = images.standardise(image)
     stages = {}
     for name, layers in _PARTS.items():
       x = stages[name] = Part(layers, name=name)(x)

@@ -78,12 +78,21 @@ class Transposed(nn.Module):
     fan_in = self.size**2 * self.features  # PyTorch takes the kernel's second axis for the inputs
     shape = (self.size, self.size, x.shape[-1], self.features)
     kernel = jnp.asarray(self.param("kernel", lambda key: _uniform(key, shape, fan_in)))
-    y = jnp.asarray(convolution.transpose(x, kernel, self.stride, self.padding))
+    if self.size == self.stride and self.padding == 0:  # cells do not overlap: a matrix product
+      b, h, w, c = x.shape
+      y = x @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+      y = y.reshape(b, h, w, self.size, self.size, -1).swapaxes(2, 3)
+      y = y.reshape(b, h * self.size, w * self.size, self.features)
+    else:
+      y = jnp.asarray(convolution.transpose(x, kernel, self.stride, self.padding))
     return y + _bias(self, fan_in) if self.bias else y
 
 
 class Norm(nn.Module):
-  """Batch norm over all axes but the last, of the valid images alone, as PyTorch's defaults are."""
+  """Batch norm over all axes but the last, of the valid images alone, as PyTorch's defaults are.
+
+  But for the running variance, which is of biased ones where PyTorch's is of unbiased ones.
+  """
 
   eps: float = 1e-5
 

@@ -17,12 +17,6 @@ KINDS = {  # (kernel, channels in widths) of each convolution; 0: as many as are
 }
 WIDTHS = {"small": 128, "medium": 256}  # the paper's
 FIELD = 33  # pixels on a side that a cell of a PDN sees, with both its pools 2 wide
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-
-
-def normalise(image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-  """Returns images of [0,1] with ImageNet's mean and deviation as 0 and 1."""
-  return (image - jnp.array(_MEAN)) / jnp.array(_STD)
 
 
 def stride(size: int, cells: int) -> int:

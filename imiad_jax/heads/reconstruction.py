@@ -13,32 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from imiad_jax.heads.layers import Conv, Norm, fan_out
+from imiad_jax.heads.layers import Conv, Norm, Transposed, fan_out
 
 Layer = Callable[..., nn.Module]
 
-# U(+-1/sqrt(features * size^2)), what PyTorch gives to transposed convolutions.
-_transposed = nn.initializers.variance_scaling(1 / 3, "fan_out", "uniform")
 _conv = functools.partial(Conv, bias=False, start=fan_out)
 _halve = functools.partial(_conv, size=3, stride=2, padding=1)
+_double = functools.partial(Transposed, size=2, stride=2, bias=False)
 _halve_alone = functools.partial(_conv, size=1, stride=2)
-
-
-class Double(nn.Module):
-  """A transposed convolution of size and stride 2: its cells do not overlap.
-
-  So it is a product of matrices, whose gradient a CPU finds many times as fast.
-  """
-
-  features: int
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
-    """Returns x on twice its grid."""
-    b, h, w, _ = x.shape
-    cells = Conv(4 * self.features, 1, bias=False, start=_transposed)(x)
-    cells = cells.reshape(b, h, w, 2, 2, self.features).swapaxes(2, 3)
-    return cells.reshape(b, 2 * h, 2 * w, self.features)
 
 
 class Block(nn.Module):
@@ -124,7 +106,7 @@ class Decoder(nn.Module):
     """Returns the stages built from an embedding, finest first, without their last ReLU."""
     stages = []
     for features, depth in zip(reversed(self.channels), self.depths, strict=True):
-      x = Stage(features, depth, self.inner, Double, Double)(jax.nn.relu(x), valid)
+      x = Stage(features, depth, self.inner, _double, _double)(jax.nn.relu(x), valid)
       stages.insert(0, x)
     return tuple(stages)
 

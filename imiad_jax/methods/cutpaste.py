@@ -50,7 +50,7 @@ class State(NamedTuple):
   params: Any  # what is trained: parts of the backbone
   frozen: Any  # its other parts
   head: Any  # parameters of Head
-  velocity: Any  # of (params, head)
+  optimiser: Any  # of (params, head)
   step: Array  # [] int32: steps made
   embedding: Float[Array, "n d"]  # of the task's images, by training row; unit length
   present: Bool[Array, " n"]
@@ -100,14 +100,9 @@ KINDS = {
 }
 
 
-def descend(
-  x: Any, velocity: Any, gradient: Any, rate: Any, momentum: float, weight_decay: float
-) -> tuple[Any, Any]:
-  """Makes one step of torch's SGD: decay is in the gradient, velocity is of gradients."""
-  velocity = jax.tree.map(
-    lambda v, g, x: momentum * v + g + weight_decay * x, velocity, gradient, x
-  )
-  return jax.tree.map(lambda x, v: x - rate * v, x, velocity), velocity
+def sgd(momentum: float, weight_decay: float) -> optax.GradientTransformation:
+  """Returns torch's SGD but for the learning rate: decay is in the gradient."""
+  return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum))
 
 
 def Model(
@@ -157,6 +152,7 @@ def Model(
   need(0 <= jitter < 0.5, "jitter", jitter, "at least 0 and below 0.5")
   check("kind of patches", patches, KINDS)
   paste = KINDS[patches]
+  optimiser = sgd(momentum, weight_decay)
   embed = embeddings.embedder(backbone, embedding)
   classifier = Head(head, 1 + len(paste))
 
@@ -175,7 +171,7 @@ def Model(
       params=tuned.params,
       frozen=tuned.frozen,
       head=weights,
-      velocity=jax.tree.map(jnp.zeros_like, (tuned.params, weights)),
+      optimiser=optimiser.init((tuned.params, weights)),
       step=jnp.int32(0),
       embedding=jnp.zeros((n, d)),
       present=jnp.zeros(n, bool),
@@ -201,18 +197,15 @@ def Model(
     trained = (state.params, state.head)
     value, gradient = jax.value_and_grad(loss)(trained)
     rate = lr * 0.5 * (1 + jnp.cos(math.pi * batch.epoch / epochs))
-    (params, weights), (v, w) = descend(
-      trained, state.velocity, gradient, rate, momentum, weight_decay
-    )
-    warm = state.step >= warmup
-    params, v = jax.tree.map(
-      lambda new, old: jnp.where(warm, new, old), (params, v), (state.params, state.velocity[0])
-    )
+    warm = state.step >= warmup  # before that the backbone stands still, and gains no momentum
+    held = jax.tree.map(lambda x: jnp.where(warm, x, 0), (gradient[0], state.params))
+    step, opt = optimiser.update((held[0], gradient[1]), state.optimiser, (held[1], state.head))
+    params, weights = jax.tree.map(lambda x, dx: x - rate * dx, trained, step)
     z = embeddings.unit(embed(params | state.frozen, batch.image))
     return state._replace(
       params=params,
       head=weights,
-      velocity=(v, w),
+      optimiser=opt,
       step=state.step + 1,
       embedding=state.embedding.at[batch.row].set(z, mode="drop"),
       present=state.present.at[batch.row].set(True, mode="drop"),

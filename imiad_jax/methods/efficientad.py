@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, UInt8
 
-from imiad_jax import plugins
+from imiad_jax import images, plugins
 from imiad_jax import textures as drawn
 from imiad_jax.heads import pdn
 from imiad_jax.plugins import need
@@ -47,7 +46,6 @@ SMALL = {  # what two CPU cores can pay for
   "lr": 2e-3,
   "sources": 64,
 }
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601-2 luma, as Pillow's "L"
 _FOLD = 10  # one row in so many is held out
 
 
@@ -89,7 +87,7 @@ def recoloured(key: Array, image: Float[Array, "h w 3"], strength: float) -> Flo
   """
   kind_key, factor_key = jax.random.split(key)
   factor = jax.random.uniform(factor_key, minval=1 - strength, maxval=1 + strength)
-  grey = jnp.broadcast_to((image @ _GREY)[..., None], image.shape)
+  grey = jnp.broadcast_to((image @ images.GREY)[..., None], image.shape)
   origin = jnp.stack([jnp.zeros_like(image), jnp.full_like(image, jnp.mean(grey)), grey])
   origin = origin[jax.random.randint(kind_key, (), 0, len(origin))]
   return jnp.clip(origin + factor * (image - origin), 0, 1)
@@ -168,7 +166,7 @@ def Model(
   ) -> Float[Array, "b i j 2"]:
     """Returns the student's and the auto-encoder's squared errors, means over channels."""
     one, other = networks(target.shape)
-    x = pdn.normalise(image)
+    x = images.standardise(image)
     near, far = jnp.split(jnp.asarray(one.apply(trained["student"], x)), 2, axis=-1)
     guess = jnp.asarray(other.apply(trained["autoencoder"], x, train=False))
     error = (target - near, guess - far)
@@ -238,15 +236,15 @@ def Model(
     seen = [batch.image, view]
     if len(state.others):
       picked = state.others[jax.random.randint(pick_key, (b,), 0, len(state.others))] / 255
-      grey = jnp.broadcast_to((picked @ _GREY)[..., None], picked.shape)
+      grey = jnp.broadcast_to((picked @ images.GREY)[..., None], picked.shape)
       coin = jax.random.bernoulli(grey_key, 0.3, (b, 1, 1, 1))
       seen.append(jnp.where(coin, grey, picked))
     one, other = networks(target.shape)
 
     def loss(trained: Any) -> Array:
-      out = jnp.asarray(one.apply(trained["student"], pdn.normalise(jnp.concatenate(seen))))
+      out = jnp.asarray(one.apply(trained["student"], images.standardise(jnp.concatenate(seen))))
       near, far = jnp.split(out, 2, axis=-1)
-      x, rngs = pdn.normalise(view), {"dropout": drop_key}
+      x, rngs = images.standardise(view), {"dropout": drop_key}
       guess = jnp.asarray(other.apply(trained["autoencoder"], x, train=True, rngs=rngs))
       each = hardest(jnp.square(target - near[:b]), hard)
       for error in (target_of_view - guess, guess - far[b : 2 * b], near[2 * b :]):

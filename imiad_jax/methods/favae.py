@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from imiad_jax import images
 from imiad_jax.errors import UserError
 from imiad_jax.heads import maps
 from imiad_jax.heads.layers import Conv, Norm, Transposed
@@ -36,7 +37,6 @@ SMALL = {
   "batch": 16,
 }
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 _STRIDES = (16, 8, 4, 2)  # of the decoder's layers that features are rebuilt from
 
 
@@ -168,7 +168,7 @@ def Model(
   def rebuild(state: State, batch: Batch, params: Any, noise: Array, valid: Array | None):
     net = network([batch.features[stage].shape for stage in stages])
     variables = {"params": params, "batch_stats": state.batch_stats}
-    x = (batch.image - jnp.array(_MEAN)) / jnp.array(_STD)
+    x = images.standardise(batch.image)
     return net.apply(variables, x, noise, valid, mutable=["batch_stats"])
 
   def init(key: Array, spec: Spec, pretrained) -> State:

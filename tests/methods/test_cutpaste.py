@@ -134,14 +134,16 @@ def test_head_and_steps_are_those_of_the_pytorch_version(stored):
     return jnp.mean(each), logits
 
   gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
-  velocity = jax.tree.map(jnp.zeros_like, weights)
+  optimiser = cutpaste.sgd(0.9, 3e-5)
+  kept = optimiser.init(weights)
   for i in range(3):
     (value, logits), (gradient, of_z) = gradients(weights, z)
     if i == 0:
       np.testing.assert_allclose(logits, stored["logits"], rtol=1e-4, atol=1e-5)
       np.testing.assert_allclose(value, stored["loss"], rtol=1e-5)
       np.testing.assert_allclose(of_z, stored["gradient"], rtol=1e-3, atol=1e-6)
-    weights, velocity = cutpaste.descend(weights, velocity, gradient, 0.03, 0.9, 3e-5)
+    step, kept = optimiser.update(gradient, kept, weights)
+    weights = jax.tree.map(lambda x, dx: x - 0.03 * dx, weights, step)
   for path, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]:
     layer, *_, kind = (k.key for k in path)
     theirs = stored[f"after/{layers[layer]}.{'bias' if kind == 'bias' else 'weight'}"]

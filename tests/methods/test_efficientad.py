@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imiad_jax import images
 from imiad_jax.backbones import pdn as teachers
 from imiad_jax.heads import pdn
 from imiad_jax.methods import efficientad
@@ -93,7 +94,7 @@ def test_a_step_and_a_map_are_the_originals(monkeypatch):
     same("std", deviation)
     first = row(0, pictures[0], 1)
     target = (first.features["teacher"] - mean) / deviation
-    x = pdn.normalise(first.image)
+    x = images.standardise(first.image)
     out = pdn.PDN("small", 8, 2 * channels, 56).apply(trained["student"], x)
     guess = pdn.AutoEncoder(channels, 56, 8).apply(trained["autoencoder"], x, train=False)
     same("teacher", target)
@@ -161,7 +162,7 @@ def test_quantiles_are_of_held_out_rows_or_else_of_all(n, used):
   state = jitted("efficientad")[1](measured(range(n)))
   image = jnp.round(255 * batch("efficientad", used).image) / 255  # they are kept as bytes
   target = (frozen("efficientad", image)["layer1"] - state.mean) / state.deviation
-  x, trained = pdn.normalise(image), state.trained
+  x, trained = images.standardise(image), state.trained
   near, far = jnp.split(pdn.PDN("small", 8, 48, 8).apply(trained["student"], x), 2, axis=-1)
   guess = pdn.AutoEncoder(24, 8, 8).apply(trained["autoencoder"], x, train=False)
   for k, error in enumerate((target - near, guess - far)):

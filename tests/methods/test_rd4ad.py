@@ -11,8 +11,7 @@ import scipy.ndimage
 from imiad_jax import training
 from imiad_jax.backbones import resnet
 from imiad_jax.errors import UserError
-from imiad_jax.heads.layers import Transposed
-from imiad_jax.heads.reconstruction import Double, Reversed
+from imiad_jax.heads.reconstruction import Reversed
 from imiad_jax.methods import rd4ad
 from imiad_jax.types import Batch, Spec
 from tests.methods.common import (
@@ -80,15 +79,6 @@ def test_the_embedding_is_half_the_coarsest_grid_and_the_rest_is_as_it_came():
   assert seen["intermediates"]["bottleneck"]["__call__"][0].shape == (2, 2, 3, 64)
 
 
-def test_doubling_is_a_transposed_convolution():
-  x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5))
-  got, variables = Double(6).init_with_output(jax.random.key(0), x)
-  kernel = variables["params"]["Conv_0"]["kernel"]
-  assert 0.9 < float(jnp.abs(kernel).max()) * (4 * 6) ** 0.5 <= 1 + 1e-6  # PyTorch's bound
-  whole = {"params": {"kernel": kernel.reshape(5, 2, 2, 6).transpose(1, 2, 0, 3)}}
-  np.testing.assert_allclose(got, Transposed(6, 2, 2, bias=False).apply(whole, x), atol=1e-5)
-
-
 def test_nothing_but_the_student_is_kept_and_all_of_it_learns():
   first, update = first_state("rd4ad"), jitted("rd4ad")[0]
   rows = batch("rd4ad", range(4))
@@ -140,11 +130,11 @@ def layers(wide: bool):
         at = ("Stage_0", f"Block_{block}")
       names = ["Conv_0", "Conv_1"] + ["Conv_2"] * wide
       if stage > 0 and block == 0:
-        names = ["Conv_0", "Double_0", "Conv_1"] if wide else ["Double_0", "Conv_0"]
+        names = ["Conv_0", "Transposed_0", "Conv_1"] if wide else ["Transposed_0", "Conv_0"]
       for i, name in enumerate(names):
         yield half, f"{of}.conv{i + 1}", f"{of}.bn{i + 1}", at, name, f"Norm_{i}"
       if block == 0:
-        name = "Double_1" if stage > 0 else f"Conv_{len(names)}"
+        name = "Transposed_1" if stage > 0 else f"Conv_{len(names)}"
         yield half, f"{of}.{short}.0", f"{of}.{short}.1", at, name, f"Norm_{len(names)}"
 
 
@@ -158,9 +148,7 @@ def entries(variables, wide: bool):
       for part in path:
         at = at[part]
       if kind == "params":
-        double = ours.startswith("Double")
-        inside = at[ours]["Conv_0"] if double else at[ours]
-        yield f"{half}.{conv}.weight", inside, "kernel", double
+        yield f"{half}.{conv}.weight", at[ours], "kernel", ours.startswith("Transposed")
       for theirs, key in kinds[kind].items():
         yield f"{half}.{norm}.{theirs}", at[normed]["norm"], key, False
 
@@ -170,7 +158,7 @@ def to_torch(x, double: bool):
   if x.ndim < 4:
     return x
   if double:
-    return x.reshape(x.shape[2], 2, 2, -1).transpose(0, 3, 1, 2)
+    return x.transpose(2, 3, 0, 1)
   return x.transpose(3, 2, 0, 1)
 
 
@@ -179,7 +167,7 @@ def from_torch(x, double: bool):
   if x.ndim < 4:
     return x
   if double:
-    return x.transpose(0, 2, 3, 1).reshape(1, 1, len(x), -1)
+    return x.transpose(2, 3, 0, 1)
   return x.transpose(2, 3, 1, 0)
 
 
@@ -229,15 +217,15 @@ def test_numbers_are_those_of_the_original(name, monkeypatch):
     smoothed = scipy.ndimage.gaussian_filter(stored[f"{name}/map"], 4.0)
     np.testing.assert_allclose(jax.jit(m.score)(state, rows).pixel[0], smoothed, rtol=1e-5)
 
-    update, losses = jax.jit(m.update), []
+    # The tests' level of optimisation (conftest.py) rounds by more than is asked for here.
+    usual = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    update, losses = jax.jit(m.update, compiler_options=usual), []
     for step in range(3):
       state, logs = update(state, rows)
       losses.append(logs["loss"])
       if step == 0:
         # The deep one's batch norm is over 12 cells, and float32: 1.2e-3 from float64.
-        # Batch norm over 12 cells multiplies rounding: of the wide one, by 1e-3 to 7e-3 with how
-        # hard XLA optimises.
-        close(few(state.optimiser[0].mu, wide) / 0.5, "gradient", 1e-2 if wide else 1e-4)
+        close(few(state.optimiser[0].mu, wide) / 0.5, "gradient", 5e-3 if wide else 1e-4)
       if step == 1 and not wide:
         moved = np.abs(few(state.params, wide) - stored[f"{name}/moved"])
         # Where a gradient is almost 0, Adam divides its rounding by itself.

@@ -1,0 +1,71 @@
+"""From configs to groups of runs: what stands together, and what a failure leaves to others."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from imiad_jax import config, engine, jobs, records
+from imiad_jax.errors import UserError
+from imiad_jax.methods import padim
+from imiad_jax.types import Run
+from tests import pictures
+
+
+def job(seed: int, category: str = "c0") -> jobs.Job:
+  kw = padim.SMALL | {"backbone": "efficientnet_lite0", "size": 32, "dim": 10}
+  run = Run("pictures", (category,), "unsupervised", {}, "padim", kw, seed)
+  return jobs.Job(run, {"method": "1"}, records.run_id(run, {"method": "1"}))
+
+
+def test_groups_differ_by_their_seeds_alone():
+  given = [job(s, c) for c in ("c0", "c1") for s in (0, 1, 2)]
+  groups = jobs.grouped(given, 2)
+  said = [[(j.run.categories[0], j.run.seed) for j in group] for group in groups]
+  assert said == [[("c0", 0), ("c0", 1)], [("c0", 2)], [("c1", 0), ("c1", 1)], [("c1", 2)]]
+  assert jobs.grouped(given, 1) == [[j] for j in given]
+
+
+def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
+  real = engine.together
+
+  def together(whats, store, last):
+    if any(w.seed == 1 for w in whats):
+      raise engine.Failed("scores are not finite")
+    yield from real(whats, store, last)
+
+  monkeypatch.setattr(engine, "together", together)
+  out = config.make("synthetic", config.part("padim", "unsupervised", "efficientnet_lite0"))
+  out.results = str(tmp_path)
+  given = [job(seed) for seed in (0, 1, 2)]
+  assert jobs._some(given, pictures.Store(), out) == 1
+  lines = list(records.read(records.path(str(tmp_path), given[0].run)))
+  assert [("error" in line, line["replicas"]) for line in lines] == [
+    (False, 1),
+    (True, 1),
+    (False, 1),
+  ]
+
+
+def test_replicas_are_a_whole_number():
+  out = config.make("synthetic", config.part("padim", "unsupervised", "efficientnet_lite0"))
+  out.replicas = 0
+  with pytest.raises(UserError, match="replicas is 0"):
+    jobs._check(out)
+
+
+def test_a_key_may_stand_alone_where_its_default_is_nothing():
+  assert config.parse("quick,a=2", quick="", a="1") == {"quick": "quick", "a": "2"}
+  with pytest.raises(UserError, match="needs a value"):
+    config.parse("a", quick="", a="1")
+
+
+@pytest.mark.parametrize(("arg", "seeds"), [("quick", 1), (None, 3), ("dataset=mvtec_ad", 3)])
+def test_the_unsupervised_table_has_its_fourteen_methods(arg, seeds):
+  table = importlib.import_module("configs.table_unsupervised")
+  out = table.get_config(arg)
+  methods = {p.stem for p in Path(padim.__file__).parent.glob("[a-z]*.py")}
+  assert {part.method for part in out.parts} == methods - {"dne"} and len(out.parts) == 14
+  assert len(out.seeds) == seeds
+  small = {part.method_kw.backbone for part in out.parts} == {"efficientnet_lite0"}
+  assert small == (arg != "dataset=mvtec_ad")
