@@ -14,6 +14,7 @@ import numpy as np
 
 from imiad_jax import features, measures, parallel, plugins, training, views
 from imiad_jax.errors import UserError
+from imiad_jax.settings import common
 from imiad_jax.training import Built, Data, Told
 from imiad_jax.types import Index, Method, Run, Scores, State, Task
 
@@ -64,13 +65,14 @@ def together(
   if any(w._replace(seed=what.seed) != what for w in whats):
     raise UserError("Replicas are runs that differ by their seeds; these differ by more.")
   built = training.build(what.method, what.method_kw, len(whats))
-  lessons = [_tasks(w, store.index, built.method) for w in whats]
+  lessons = [curriculum(w, store.index, built.method) for w in whats]
   if len({tuple(len(t.train) for t in tasks) for tasks in lessons}) > 1:
     raise UserError(
       f"The tasks of {what.setting} differ in size from seed to seed; take --config.replicas=1."
     )
   sizes = [len(t.train) * views.copies(t.view) for t in lessons[0]]
   state, most = training.start(built, sizes, seeds)
+  ahead = int(built.method.needs_others)  # the task of the other categories has no number
   for i in range(len(sizes)):
     began = time.perf_counter()
     told = _told(built.method, store, [tasks[i] for tasks in lessons], most, seeds)
@@ -90,17 +92,38 @@ def together(
         for category, rows in seen.tests.items():
           if len(rows):
             found, scores, spent = _test(built, mine, store, category, rows)
-            yield r, Outcome(i, j, category, rows, found, scores, _sum(seconds, spent))
+            yield (
+              r,
+              Outcome(i - ahead, j - ahead, category, rows, found, scores, _sum(seconds, spent)),
+            )
             seconds = {}
       if i + 1 == len(sizes):
         last(r, built, mine)
 
 
-def _tasks(what: Run, index: Index, method: Method) -> list[Task]:
-  """Returns what a run learns: only what is told normal if the method does not use labels."""
+def curriculum(what: Run, index: Index, method: Method) -> list[Task]:
+  """Returns what a run learns: only what is told normal if the method does not use labels.
+
+  Raises:
+    UserError: the setting refuses its parameters, or lacks what the method needs.
+  """
   setting = plugins.load("settings", what.setting)
-  tasks = setting.tasks(index, what.categories, what.seed, **what.setting_kw)
-  return tasks if method.supervised else [_normal_only(task) for task in tasks]
+  met = setting.tasks(index, what.categories, what.seed, **what.setting_kw)
+  if method.needs_anomalies and not any(np.any(task.label) for task in met):
+    raise UserError(
+      f"{what.method} learns from anomalies that are told as such, and {what.setting} tells none; "
+      "take fully_supervised."
+    )
+  met = met if method.supervised else [_normal_only(task) for task in met]
+  if not method.needs_others:
+    return met
+  others = common.others(index, what.categories)
+  if not len(others.train):
+    raise UserError(
+      f"{what.method} learns from other categories before it meets {'+'.join(what.categories)}, "
+      f'and {what.dataset} has no others; take few_shot, and data sets together as "a+b".'
+    )
+  return [others, *met]
 
 
 def _normal_only(task: Task) -> Task:

@@ -61,6 +61,8 @@ def do(config: Config) -> None:
   # Runs that share features stand together.
   jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
   todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
+  for run in (job.run for job in todo):  # refused before the first one starts
+    engine.curriculum(run, index, training.build(run.method, run.method_kw).method)
   _LOG.info("%d of %d runs are done already", len(jobs) - len(todo), len(jobs))
   failed = done = 0
   for group in grouped(todo, config.replicas):

@@ -59,6 +59,8 @@ class Method(NamedTuple):
   batch: int
   epochs: int
   supervised: bool = False  # else it learns only the rows told normal
+  needs_anomalies: bool = False  # refused where none are told
+  needs_others: bool = False  # learns the data set's other categories first, as one task
 
 
 class Task(NamedTuple):
@@ -66,7 +68,7 @@ class Task(NamedTuple):
 
   name: str
   train: np.ndarray  # [n] int
-  label: np.ndarray  # [n] int: the label told for each training row
+  label: np.ndarray  # [n] int: the label told for each training row; see settings.common.others
   tests: dict[str, np.ndarray]  # category -> [m] int: rows tested from this task on
   masks: bool = False  # whether the regions of the training rows are told too
   view: str = "none"  # a key of views.KINDS: views of the training images that are learnt too

@@ -22,7 +22,7 @@ PADIM = plugins.resolve(
 SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
 
 
-def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False):
+def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False, **needs):
   """Replaces a method by one that adds up what it is given."""
 
   def add(state, batch):
@@ -40,7 +40,7 @@ def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=Fa
     init = lambda key, spec, pretrained: jnp.float32(0)  # noqa: E731
     finish = lambda state: state  # noqa: E731
     functions = (init, update or add, finish, score or mean)
-    return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised)
+    return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised, **needs)
 
   monkeypatch.setattr(SEEN + ".Model", factory)
   training._build.cache_clear()
@@ -270,3 +270,33 @@ def test_small_configs_name_hyperparameters_that_exist():
   for name in plugins.names("methods"):
     module = plugins.load("methods", name)
     plugins.resolve(name, module.Model, module.SMALL)
+
+
+def test_a_method_that_needs_anomalies_is_refused_where_none_are_told(monkeypatch):
+  spy(monkeypatch, supervised=True, needs_anomalies=True)
+  with pytest.raises(UserError, match="unsupervised tells none; take fully_supervised"):
+    run(pictures.Store())
+  assert run(pictures.Store(), setting="fully_supervised")
+
+
+def test_a_method_that_needs_others_learns_them_first_each_told_its_number(monkeypatch):
+  seen = []
+  spy(monkeypatch, seen=seen, supervised=True, needs_others=True)
+  store = pictures.Store(tasks=3, train=4)
+  outcomes = run(store, categories=("c1",))
+  jax.effects_barrier()
+  assert [(o.learnt, o.task, o.category) for o in outcomes] == [(0, 0, "c1")]
+  pixels = {
+    image.tobytes(): store.index.category[row]
+    for row in np.flatnonzero(store.index.split == "train")
+    for image in store.pixels(np.array([row]), 16).image
+  }
+  told = [
+    (pixels[np.round(255 * x).astype(np.uint8).tobytes()], int(label))
+    for image, _, valid, labels in seen
+    for x, label in zip(image[valid], labels[valid], strict=True)
+  ]
+  assert sorted(told[:8]) == [("c0", 0)] * 4 + [("c2", 1)] * 4
+  assert told[8:] == [("c1", 0)] * 4
+  with pytest.raises(UserError, match="pictures has no others"):
+    run(store, setting="continual", categories=("c0", "c1", "c2"))

@@ -44,3 +44,14 @@ def normal(index: Index, category: str) -> Task:
   train = index.rows(category, "train")
   tests = {category: index.rows(category, "test")}
   return Task(category, train, np.zeros(len(train), np.int32), tests)
+
+
+def others(index: Index, categories: tuple[str, ...]) -> Task:
+  """Returns the task that a method may learn from before it meets these categories.
+
+  It learns the train splits of all other categories, and tests nothing. The label told of a row is
+  the number of its category, counted from 0 in the order of the index.
+  """
+  rows = np.flatnonzero((index.split == "train") & ~np.isin(index.category, categories))
+  _, number = np.unique(index.category[rows], return_inverse=True)
+  return Task("others", rows, number.astype(np.int32), {})

@@ -51,20 +51,26 @@ def jitted(name: str):
   return jax.jit(m.update), jax.jit(m.finish), jax.jit(m.score)
 
 
-def batch(name: str, rows, valid=None, label=0, seed=0) -> Batch:
-  """Images are a function of their row, and so are the features."""
+def batch(name: str, rows, valid=None, label=None, seed=0) -> Batch:
+  """Images are a function of their row, and so are the features.
+
+  A method that uses labels is told, unless `label` says otherwise, that each row of odd number has
+  a defect in its middle.
+  """
   images = [np.random.default_rng((seed, r)).random((SIZE, SIZE, 3)) for r in rows]
   image = np.stack(images).astype(np.float32)
   found = {}
   if method(name).stages:
     found = frozen(name, image)
   valid = np.ones(len(rows), bool) if valid is None else np.asarray(valid)
-  region = jnp.zeros((len(rows), SIZE, SIZE), jnp.int32)
+  told = np.zeros(len(rows), np.int32) if label is None else np.full(len(rows), label, np.int32)
+  if method(name).supervised and label is None:
+    told = np.asarray(rows, np.int32) % 2
+  region = np.zeros((len(rows), SIZE, SIZE), np.int32)
+  middle = slice(SIZE // 4, SIZE // 2)
+  region[:, middle, middle] = told[:, None, None]
   row = np.where(valid, rows, spec(name).max_train).astype(np.int32)
-  told = np.full(len(rows), label, np.int32)
-  return Batch(
-    jnp.asarray(image), jnp.asarray(told), region, row, jnp.int32(0), jnp.asarray(valid), found
-  )
+  return Batch(*map(jnp.asarray, (image, told, region, row, 0, valid)), found)
 
 
 def frozen(name: str, image):

@@ -7,6 +7,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from imiad_jax import engine, features, plugins
+from imiad_jax.errors import UserError
 from imiad_jax.types import Run
 from tests import pictures
 from tests.methods.common import (
@@ -116,8 +117,15 @@ def test_every_method_runs_in_every_setting_and_finds_blots(name, setting):
   store = pictures.Store(tasks=2, bad=8)
   setting_kw = {"fully_supervised": {"anomalies": 2}, "few_shot": {"shots": 12}}.get(setting, {})
   groups = plugins.load("settings", setting).runs(("c0", "c1"), False)
+  m = plugins.load("methods", name).Model(**kw(name, size=64))
   for group in groups:
     run = Run("pictures", group, setting, setting_kw, name, kw(name, size=64), 0)
+    refusal = "told as such" if m.needs_anomalies and setting != "fully_supervised" else ""
+    refusal = "no others" if m.needs_others and len(group) == 2 else refusal
+    if refusal:
+      with pytest.raises(UserError, match=refusal):
+        next(engine.run(run, store))
+      continue
     outcomes = list(engine.run(run, store))
     assert [(o.learnt, o.category) for o in outcomes] == [
       (i, group[j]) for i in range(len(group)) for j in range(i + 1)
