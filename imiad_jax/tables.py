@@ -110,8 +110,8 @@ def matrix_table(rs: list[Record], metric: str) -> Table:
 def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """Returns a titled table for each data set and setting: one line for each method and variant.
 
-  A variant is a value of the setting's own parameters, of which those that vary are columns. The
-  metrics are means over categories after the last task, with the spread over seeds. "s" is what a
+  A variant is a value of the setting's own parameters, of which those that vary are columns, or of
+  a method's hyperparameters, of which those that vary stand beside its name. The metrics are means over categories after the last task, with the spread over seeds. "s" is what a
   run took to learn and to score, without the features that runs share, on average; "GB" the most
   memory that one took.
   """
@@ -125,9 +125,15 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
 def _variants(rs: list[Record]) -> Table:
   kws = [r["run"]["setting_kw"] for r in rs]
   varies = [k for k in kws[0] if len({_plain(kw[k]) for kw in kws}) > 1]
+  seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+  for run in (r["run"] for r in rs):
+    for k, v in run["method_kw"].items():
+      seen[run["method"], k].add(_plain(v))
   lines: dict[tuple[str, ...], list[Record]] = defaultdict(list)
   for r, kw in zip(rs, kws, strict=True):
-    lines[r["run"]["method"], *(_plain(kw[k]) for k in varies)].append(r)
+    name, own = r["run"]["method"], r["run"]["method_kw"]
+    name = _with(name, {k: v for k, v in own.items() if len(seen[name, k]) > 1})
+    lines[name, *(_plain(kw[k]) for k in varies)].append(r)
   used = [m for m in METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(_SHORT[m] for m in used)]
