@@ -29,6 +29,22 @@ def nearest(
   return jax.lax.map(lambda x: distances(x[None], bank, valid)[0].min(), query, batch_size=size)
 
 
+def nearest_of_each(
+  query: Float[Array, "q d"], bank: Float[Array, "m d"], owner: Int[Array, " m"], groups: int
+) -> Float[Array, "q groups"]:
+  """Returns each query's squared distance to the nearest bank row of each group 0, 1, ...
+
+  It is infinite for a group of no rows; a row of a negative owner is of no group.
+  """
+  mine = owner == jnp.arange(groups)[:, None]
+
+  def one(x: Array) -> Array:
+    return jnp.min(jnp.where(mine, distances(x[None], bank, owner >= 0), jnp.inf), axis=-1)
+
+  size = max(1, min(len(query), _CHUNK // len(bank)))
+  return jax.lax.map(one, query, batch_size=size)
+
+
 def nearest_row(
   query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
 ) -> tuple[Float[Array, " q"], Int[Array, " q"]]:
