@@ -3,10 +3,11 @@
 IM-IAD (arXiv 2301.13359) finds that memory methods forget least, and that their memory grows with
 every task; no code of such a method with a bound is known. Here all tasks share `rows` bank rows.
 Where they do not suffice, every task gives up those of its coreset that greedy selection picked
-last, so that all keep equally many: just those that selecting fewer would have picked. An image is scored by the bank of the task that its
-patches are nearest to on average, which nobody tells ("nearest"), or by all rows at once ("all").
-The choice of a task for each image by the sum of distances of its patches is that of UCAD (Liu et
-al., AAAI 2024, arXiv 2401.01010), whose published code chooses once for a whole test set.
+last, so that all keep equally many: just those that selecting fewer would have picked. An image is
+scored by the bank of the task that its patches are nearest to on average, which nobody tells
+("nearest"), or by all rows at once ("all"). To choose a task by the sum of the distances of the
+patches is the idea of UCAD (Liu et al., AAAI 2024, arXiv 2401.01010), whose published code chooses
+once for a whole test set.
 
 Embedding, selection and map are PatchCore's (Roth et al., CVPR 2022, arXiv 2106.08265), without
 re-weighting; with one task and room for its coreset the scores are PatchCore's.
