@@ -58,6 +58,7 @@ def measure(
                           XLA does not tell
     "parameters"          of the backbone, whether frozen or learnt on from there
     "state_bytes"         of the State
+    "scoring_bytes"       of what scoring reads of it, such as a bank but not an optimiser
     "host_peak_bytes"     the most this process ever had in memory, so everything before included
     "device_peak_bytes"   the same of the device; absent where it does not tell, such as on a CPU
 
@@ -80,6 +81,7 @@ def measure(
       out["flops"] = flops
   out["parameters"] = sum(x.size for x in jax.tree.leaves(params))
   out["state_bytes"] = sum(_nbytes(x) for x in jax.tree.leaves(state))
+  out["scoring_bytes"] = _read(built.method, state, data["image"].shape[1])
   out["host_peak_bytes"] = _host_peak()
   stats = device.memory_stats() or {}
   if "peak_bytes_in_use" in stats:
@@ -102,6 +104,24 @@ def _flops(compiled: Any) -> float:
   cost = compiled.cost_analysis() or {}
   cost = cost[0] if isinstance(cost, list) else cost
   return float(cost.get("flops", 0))
+
+
+def _read(method: Method, state: State, size: int) -> int:
+  """Returns the bytes of those arrays of a State that scoring reads: jit leaves out the others.
+
+  0 where XLA does not tell.
+  """
+  grids = features.shapes(features.backbone(method.backbone), method.stages, size)
+
+  def score(state: State, value: jax.Array) -> Scores:
+    made = {
+      "image": jnp.full((1, size, size, 3), value, jnp.uint8),
+      "features": {stage: jnp.full((1, *shape), value) for stage, shape in grids},
+    }
+    return method.score(state, training.untold(made))
+
+  found = jax.jit(score).lower(state, jnp.float32(0)).compile().memory_analysis()
+  return found.argument_size_in_bytes - 4 if found else 0  # the value has 4
 
 
 def _nbytes(x: jax.Array) -> int:

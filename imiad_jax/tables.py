@@ -111,9 +111,10 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """Returns a titled table for each data set and setting: one line for each method and variant.
 
   A variant is a value of the setting's own parameters, of which those that vary are columns, or of
-  a method's hyperparameters, of which those that vary stand beside its name. The metrics are means over categories after the last task, with the spread over seeds. "s" is what a
-  run took to learn and to score, without the features that runs share, on average; "GB" the most
-  memory that one took.
+  a method's hyperparameters, of which those that vary stand beside its name. The metrics are means
+  over categories after the last task, with the spread over seeds. "s" is what a run took to learn
+  and to score, without the features that runs share, on average; "GB" the most memory that one
+  took, and "MB", where it was measured, what scoring reads of the State.
   """
   groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
   for record in rs:
@@ -137,11 +138,14 @@ def _variants(rs: list[Record]) -> Table:
   used = [m for m in METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(_SHORT[m] for m in used)]
-  table = [head + [f"FM {_SHORT[m]}" for m in used if continual] + ["s", "GB"]]
+  measured = any(r.get("efficiency") for r in rs)
+  head += [f"FM {_SHORT[m]}" for m in used if continual] + ["s", "GB"] + ["MB"] * measured
+  table = [head]
   for label in sorted(lines, key=lambda x: [(_number(v), v) for v in x]):
     group = lines[label]
     row = [*label, *(_cell(_per_seed(group, m)) for m in used)]
-    table.append(row + [_cell(_lost(group, m)) for m in used if continual] + _cost(group))
+    row += [_cell(_lost(group, m)) for m in used if continual] + _cost(group)
+    table.append(row + [_megabytes(group)] * measured)
   return table
 
 
@@ -152,6 +156,12 @@ def _cost(rs: list[Record]) -> list[str]:
   ]
   peak = max(r.get("peak_bytes", 0) for r in rs) / 1e9
   return [f"{np.mean(spent):.1f}", f"{peak:.1f}" if peak else "-"]
+
+
+def _megabytes(rs: list[Record]) -> str:
+  """Returns the most MB of a State that scoring reads."""
+  found = [r.get("efficiency", {}).get("scoring_bytes", 0) for r in rs]
+  return f"{max(found) / 1e6:.2f}" if any(found) else "-"
 
 
 def _number(value: str) -> float:

@@ -44,6 +44,7 @@ def test_what_can_be_counted_is_right():
   assert cost["parameters"] == sum(sizes)
   assert 4e6 < cost["parameters"] < 5e6  # EfficientNet-Lite0: 4.7 million (its authors)
   assert cost["state_bytes"] == 64 * 4 + jax.random.key_data(state["key"]).nbytes + 4
+  assert cost["scoring_bytes"] == 64 * 4  # neither key nor rows
   assert cost["host_peak_bytes"] > 50e6  # JAX alone takes more
   assert 0 < cost["seconds_one"] < 60
   assert 0 < cost["seconds_batch"] < 60

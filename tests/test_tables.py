@@ -257,3 +257,10 @@ def test_summary_tells_variants_of_a_method_apart_by_what_varies():
     ["padim (reweight=1)", "0.900"],
     ["padim (reweight=9)", "0.700"],
   ]
+
+
+def test_summary_has_bytes_where_they_were_measured():
+  rs = [record([row("a", image_auroc=0.5)], ("a",), seed=seed) for seed in (0, 1)]
+  rs[1]["efficiency"] = {"scoring_bytes": 1_500_000}
+  ((_, table),) = tables.summary(rs)
+  assert (table[0][-1], table[1][-1]) == ("MB", "1.50")
