@@ -8,11 +8,12 @@
     --config.data_dir=<folder>
 
 Naive fine-tuning (STPM, RD4AD, FastFlow, CFA), statistics that are replaced (PaDiM) or kept (DNE),
-banks that grow (PatchCore), and one bank of fixed size for all tasks, which asks the nearest task or
-all of them (sharedbank). "MB" is what scoring reads of the State. Quick is three categories and one
-seed, without it all six and three seeds. The drawn data set, and it with others behind it, is learnt
-with the embedded backbone and hyperparameters that a CPU can pay for, any other with those of each
-method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
+banks that grow (PatchCore), and one bank of fixed size for all tasks, which asks the nearest task
+or all of them (sharedbank). "MB" is what scoring reads of the State. Quick is three categories and
+one seed, without it all six and three seeds. The drawn data set, and it with others behind it, is
+learnt with the embedded backbone and hyperparameters that a CPU can pay for, any other with those
+of each method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides
+that.
 """
 
 from imiad_jax import config
