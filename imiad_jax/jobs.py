@@ -201,7 +201,7 @@ def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:
   """Returns for each task which rows it learns and tests: a hash of their names, and what is drawn.
 
   Drawn are the training images that come from the test split, and all where they are fewer than
-  the train split has.
+  the train split has. Where some are told anomalous, "told" has the kinds of their defects.
   """
   setting = plugins.load("settings", run.setting)
   out: dict[str, dict[str, Any]] = {}
@@ -212,6 +212,8 @@ def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:
     drawn = task.train if len(np.setdiff1d(official, task.train)) else drawn
     hashes = {"train": _hash(index.name[task.train]), "test": _hash(index.name[test])}
     out[task.name] = hashes | {"drawn": sorted(index.name[drawn].tolist())}
+    if task.label.any():
+      out[task.name]["told"] = sorted(set(index.kind[task.train[task.label == 1]].tolist()))
   return out
 
 

@@ -112,9 +112,10 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
 
   A variant is a value of the setting's own parameters, of which those that vary are columns, or of
   a method's hyperparameters, of which those that vary stand beside its name. The metrics are means
-  over categories after the last task, with the spread over seeds. "s" is what a run took to learn
-  and to score, without the features that runs share, on average; "GB" the most memory that one
-  took, and "MB", where it was measured, what scoring reads of the State.
+  over categories after the last task, with the spread over seeds. Where anomalies were told, "seen"
+  and "unseen" are the image AUROC of the kinds of defect that were and were not among them. "s" is
+  what a run took to learn and to score, without the features that runs share, on average; "GB" the
+  most memory that one took, and "MB", where it was measured, what scoring reads of the State.
   """
   groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
   for record in rs:
@@ -138,12 +139,15 @@ def _variants(rs: list[Record]) -> Table:
   used = [m for m in METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(_SHORT[m] for m in used)]
+  told = any("told" in task for r in rs for task in r.get("selection", {}).values())
   measured = any(r.get("efficiency") for r in rs)
+  head += ["seen", "unseen"] * told
   head += [f"FM {_SHORT[m]}" for m in used if continual] + ["s", "GB"] + ["MB"] * measured
   table = [head]
   for label in sorted(lines, key=lambda x: [(_number(v), v) for v in x]):
     group = lines[label]
     row = [*label, *(_cell(_per_seed(group, m)) for m in used)]
+    row += [_cell(_of_kinds(group, seen)) for seen in (True, False) if told]
     row += [_cell(_lost(group, m)) for m in used if continual] + _cost(group)
     table.append(row + [_megabytes(group)] * measured)
   return table
@@ -180,6 +184,20 @@ def _per_seed(rs: list[Record], metric: str) -> list[float]:
     found[r["run"]["seed"]] += [
       row[metric] for row in r["rows"] if row["learnt"] == last and metric in row
     ]
+  return [float(np.mean(v)) for v in found.values() if v]
+
+
+def _of_kinds(rs: list[Record], seen: bool) -> list[float]:
+  """Returns for each seed the mean image AUROC of kinds of defect that were told, or were not.
+
+  Kinds of a category weigh the same, and so do categories.
+  """
+  found: dict[int, list[float]] = defaultdict(list)
+  for r in rs:
+    told = {kind for task in r["selection"].values() for kind in task.get("told", ())}
+    for row in r["rows"]:
+      kinds = [v["auroc"] for k, v in row.get("kinds", {}).items() if (k in told) == seen]
+      found[r["run"]["seed"]] += [float(np.mean(kinds))] if kinds else []
   return [float(np.mean(v)) for v in found.values() if v]
 
 

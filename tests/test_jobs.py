@@ -1,8 +1,5 @@
 """From configs to groups of runs: what stands together, and what a failure leaves to others."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 
 from imiad_jax import config, engine, jobs, records
@@ -58,14 +55,3 @@ def test_a_key_may_stand_alone_where_its_default_is_nothing():
   assert config.parse("quick,a=2", quick="", a="1") == {"quick": "quick", "a": "2"}
   with pytest.raises(UserError, match="needs a value"):
     config.parse("a", quick="", a="1")
-
-
-@pytest.mark.parametrize(("arg", "seeds"), [("quick", 1), (None, 3), ("dataset=mvtec_ad", 3)])
-def test_the_unsupervised_table_has_its_fourteen_methods(arg, seeds):
-  table = importlib.import_module("configs.table_unsupervised")
-  out = table.get_config(arg)
-  methods = {p.stem for p in Path(padim.__file__).parent.glob("[a-z]*.py")}
-  assert {part.method for part in out.parts} == methods - {"dne"} and len(out.parts) == 14
-  assert len(out.seeds) == seeds
-  small = {part.method_kw.backbone for part in out.parts} == {"efficientnet_lite0"}
-  assert small == (arg != "dataset=mvtec_ad")

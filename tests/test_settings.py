@@ -35,7 +35,9 @@ KW = {  # parameters that every index of the tests can bear
       "reading": st.sampled_from(["of_normal", "of_all"]),
     }
   ),
-  "fully_supervised": st.fixed_dictionaries({"anomalies": st.integers(1, 10)}),
+  "fully_supervised": st.fixed_dictionaries(
+    {"anomalies": st.integers(1, 10), "kinds": st.integers(0, 2)}
+  ),
 }
 
 
@@ -172,6 +174,20 @@ def test_unsupervised_is_a_run_for_each_category_and_continual_one_in_the_order_
   assert [t.name for t in continual.tasks(index, ("b", "a"), 0)] == ["b", "a"]
 
 
+def test_kinds_that_are_not_told_are_tested_only():
+  index, first = index_of(), set()
+  for seed in range(8):
+    one = tasks_of("fully_supervised", index, seed, anomalies=5, kinds=1)
+    (told,) = set(index.kind[one.train[one.label == 1]])
+    assert one.label.sum() == 5 and (index.kind[one.tests["a"]] != "good").sum() == 11
+    first.add(told)
+  assert first == {"x", "y"}
+  most = tasks_of("fully_supervised", index, anomalies=10, kinds=1)
+  assert most.label.sum() == 6  # 75 % of the eight of that kind
+  every = tasks_of("fully_supervised", index, kinds=2)
+  np.testing.assert_array_equal(every.train, tasks_of("fully_supervised", index).train)
+
+
 def test_continual_groups_categories_into_tasks():
   column = np.array(list("abcde"))
   index = Index(column, column, np.full(5, "train"), np.full(5, "good"), np.zeros(5, int))
@@ -191,6 +207,7 @@ def test_continual_groups_categories_into_tasks():
     ("noisy", {"ratio": 1.5}, "ratio between 0 and 1, not 1.5"),
     ("noisy", {"reading": "all"}, 'no reading of the ratio "all". Did you mean "of_all"'),
     ("fully_supervised", {"anomalies": 0}, "at least one anomaly, not 0"),
+    ("fully_supervised", {"kinds": -1}, "of -1 kinds"),
     ("continual", {"sizes": (2,)}, "tasks of (2,) categories, but there are 1 categories: a"),
   ],
 )

@@ -264,3 +264,12 @@ def test_summary_has_bytes_where_they_were_measured():
   rs[1]["efficiency"] = {"scoring_bytes": 1_500_000}
   ((_, table),) = tables.summary(rs)
   assert (table[0][-1], table[1][-1]) == ("MB", "1.50")
+
+
+def test_summary_tells_seen_from_unseen_kinds_where_anomalies_were_told():
+  kinds = {"crack": {"auroc": 0.9}, "hole": {"auroc": 0.6}, "stain": {"auroc": 0.4}}
+  told = record([row("a", image_auroc=0.7, kinds=kinds)], ("a",), setting="fully_supervised")
+  told["selection"] = {"a": {"told": ["crack"]}}
+  ((_, table),) = tables.summary([told])
+  assert table[0][1:4] == ["I-AUROC", "seen", "unseen"]
+  assert table[1][1:4] == ["0.700", "0.900", "0.500"]

@@ -18,10 +18,12 @@ def ranked(index: Index, rows: Rows, seed: int) -> Rows:
   in whatever order the files were found.
   """
 
-  def digest(row: int) -> bytes:
-    return hashlib.sha256(f"{seed} {index.name[row]}".encode()).digest()
+  return np.array(sorted(rows.tolist(), key=lambda row: digest(seed, index.name[row])), rows.dtype)
 
-  return np.array(sorted(rows.tolist(), key=digest), rows.dtype)
+
+def digest(seed: int, name: str) -> bytes:
+  """Returns what names are put into a random order by."""
+  return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def each(categories: tuple[str, ...], multi_class: bool) -> list[tuple[str, ...]]:

@@ -1,0 +1,43 @@
+"""Every config of a table can be made, whole and quick, and says how it is run."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from imiad_jax import plugins, training
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TABLES = sorted({p.stem for p in CONFIGS.glob("table_*.py")} - {"table_settings_synthetic"})
+
+
+def parts(config):
+  return config.get("parts", (config,))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_run_as_it_says_and_quick_is_less(name):
+  table = importlib.import_module(f"configs.{name}")
+  assert f"python -m imiad_jax.main --config=configs/{name}.py:quick" in table.__doc__
+  whole, quick = table.get_config(None), table.get_config("quick")
+  assert whole.seeds == (0, 1, 2) and quick.seeds == (0,)
+  assert whole.categories == ("all",) and len(quick.categories) <= 3
+  assert len(parts(quick)) <= len(parts(whole))
+  for part in parts(quick):
+    training.check(training.build(part.method, part.method_kw.to_dict()))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_other_data_has_the_authors_hyperparameters(name):
+  table = importlib.import_module(f"configs.{name}")
+  for part in parts(table.get_config("dataset=mvtec_ad")):
+    default = plugins.defaults(plugins.load("methods", part.method).Model)
+    assert part.method_kw.backbone == default["backbone"]
+
+
+def test_the_unsupervised_table_has_the_papers_methods_and_three_more():
+  table = importlib.import_module("configs.table_unsupervised")
+  paper = {"cfa", "csflow", "cutpaste", "draem", "fastflow", "favae"}
+  paper |= {"padim", "patchcore", "rd4ad", "spade", "stpm"}
+  found = [part.method for part in table.get_config(None).parts]
+  assert sorted(found) == sorted(paper | {"efficientad", "simplenet", "softpatch"})
