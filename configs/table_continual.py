@@ -16,26 +16,26 @@ of each method's authors, for which take an accelerator; `backbone=efficientnet_
 that.
 """
 
+from typing import Any
+
 from imiad_jax import config
 
-METHODS = ("cfa", "dne", "fastflow", "padim", "rd4ad", "stpm")
+METHODS = ("cfa", "dne", "fastflow", "padim", "patchcore", "rd4ad", "sharedbank", "stpm")
+
+
+def variants(method: str, backbone: str, quick: bool):
+  """Returns a method, or the shared bank of several sizes with either routing."""
+  del quick
+  if method != "sharedbank":
+    kw: dict[str, Any] = {"append": True} if method == "patchcore" else {}
+    return [config.part(method, "continual", backbone, **kw)]
+  sizes = (250, 500, 1000) if backbone == config.SMALL else (10_000, 20_000, 40_000)
+  each = [{"rows": n, "routing": routing} for n in sizes for routing in ("nearest", "all")]
+  return [config.part(method, "continual", backbone, **kw) for kw in each]
 
 
 def get_config(arg: str | None = None):
-  """Returns the config for "quick,dataset=,backbone="."""
-  given = config.parse(arg, quick="", dataset="synthetic", backbone="")
-  small = given["dataset"].startswith("synthetic")
-  backbone = given["backbone"] or ("efficientnet_lite0" if small else "paper")
-
-  def part(method: str, **kw):
-    return config.part(method, "continual", backbone, **kw)
-
-  rows = (250, 500, 1000) if small else (10_000, 20_000, 40_000)
-  banks = [part("sharedbank", rows=n, routing=r) for n in rows for r in ("nearest", "all")]
-  parts = [part(method) for method in METHODS] + [part("patchcore", append=True), *banks]
-  out = config.make(given["dataset"], *parts)
-  out.seeds = (0, 1, 2)
+  """Returns the config for "quick,dataset=,backbone=,methods=,seeds="."""
+  out = config.table(arg, METHODS, variants, quick=("bottle", "capsule", "woven"))
   out.efficiency = True
-  if given["quick"]:
-    out.update(categories=("bottle", "capsule", "woven"), seeds=(0,))
   return out

@@ -2,6 +2,7 @@
 
   python -m imiad_jax.main --config=configs/table_unsupervised.py:quick
   python -m imiad_jax.main --config=configs/table_unsupervised.py
+  python -m imiad_jax.main --config=configs/table_unsupervised.py:methods=padim+stpm,seeds=0
   python -m imiad_jax.main --config=configs/table_unsupervised.py:dataset=mvtec_ad \\
     --config.data_dir=<folder>
 
@@ -21,13 +22,5 @@ METHODS = (
 
 
 def get_config(arg: str | None = None):
-  """Returns the config for "quick,dataset=,backbone="."""
-  given = config.parse(arg, quick="", dataset="synthetic", backbone="")
-  small = given["dataset"] == "synthetic"
-  backbone = given["backbone"] or ("efficientnet_lite0" if small else "paper")
-  parts = [config.part(method, "unsupervised", backbone) for method in METHODS]
-  out = config.make(given["dataset"], *parts)
-  out.seeds = (0, 1, 2)
-  if given["quick"]:
-    out.update(categories=("bottle", "woven"), seeds=(0,))
-  return out
+  """Returns the config for "quick,dataset=,backbone=,methods=,seeds="."""
+  return config.table(arg, METHODS, lambda m, b, _: [config.part(m, "unsupervised", b)])

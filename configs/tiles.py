@@ -7,6 +7,8 @@ The embedded backbone and each method's SMALL, which are for categories of 60 im
 762, so that methods that train pass over them less often, as EPOCHS says. One seed.
 """
 
+from typing import Any
+
 from imiad_jax import config
 from imiad_jax.plugins import check
 
@@ -25,7 +27,7 @@ def get_config(arg: str | None = None):
   chosen = (given["method"],) if given["method"] else METHODS
 
   def part(method: str):
-    kw = {"epochs": EPOCHS[method]} if method in EPOCHS else {}
+    kw: dict[str, Any] = {"epochs": EPOCHS[method]} if method in EPOCHS else {}
     return config.part(method, "unsupervised", "efficientnet_lite0", **kw)
 
   return config.make("mtd", *map(part, chosen))

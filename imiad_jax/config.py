@@ -1,11 +1,15 @@
 """What a config file is made of: one ConfigDict, filled from a string of key=value pairs."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 
 from imiad_jax import cache, plugins
 from imiad_jax.errors import UserError
+
+SMALL = "efficientnet_lite0"
+"""The embedded backbone that tables of the drawn data set are made with."""
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
@@ -87,3 +91,37 @@ def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.Conf
   else:
     config.parts = parts
   return config
+
+
+def table(
+  arg: str | None,
+  methods: Sequence[str],
+  variants: Callable[[str, str, bool], list[ml_collections.ConfigDict]],
+  quick: Sequence[str] = ("bottle", "woven"),
+) -> ml_collections.ConfigDict:
+  """Returns the config of a table of the paper for "quick,dataset=,backbone=,methods=,seeds=".
+
+  Args:
+    arg: what stands behind the config's colon; methods and seeds are joined by "+".
+    methods: of the table.
+    variants: (method, backbone, quick) -> what to run of a method, as `part` makes it.
+    quick: categories of the drawn data set that are enough for a first look, with one seed.
+
+  Raises:
+    UserError: a key or a name that does not exist, or seeds that are no numbers.
+  """
+  given = parse(arg, quick="", dataset="synthetic", backbone="", methods="", seeds="")
+  drawn = given["dataset"].startswith("synthetic")
+  backbone = given["backbone"] or (SMALL if drawn else "paper")
+  chosen = given["methods"].split("+") if given["methods"] else methods
+  for method in chosen:
+    plugins.check("method of this table", method, methods)
+  parts = [part for method in chosen for part in variants(method, backbone, bool(given["quick"]))]
+  out = make(given["dataset"], *parts)
+  seeds = given["seeds"] or ("0" if given["quick"] else "0+1+2")
+  if not all(seed.isdecimal() for seed in seeds.split("+")):
+    raise UserError(f'The seeds "{seeds}" should be whole numbers joined by "+", such as 0+1+2.')
+  out.seeds = tuple(map(int, seeds.split("+")))
+  if given["quick"] and drawn:
+    out.categories = tuple(quick)
+  return out

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from imiad_jax import plugins, training
+from imiad_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TABLES = sorted({p.stem for p in CONFIGS.glob("table_*.py")} - {"table_settings_synthetic"})
@@ -18,7 +19,7 @@ def parts(config):
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_run_as_it_says_and_quick_is_less(name):
   table = importlib.import_module(f"configs.{name}")
-  assert f"python -m imiad_jax.main --config=configs/{name}.py:quick" in table.__doc__
+  assert f"python -m imiad_jax.main --config=configs/{name}.py:quick" in str(table.__doc__)
   whole, quick = table.get_config(None), table.get_config("quick")
   assert whole.seeds == (0, 1, 2) and quick.seeds == (0,)
   assert whole.categories == ("all",) and len(quick.categories) <= 3
@@ -41,3 +42,13 @@ def test_the_unsupervised_table_has_the_papers_methods_and_three_more():
   paper |= {"padim", "patchcore", "rd4ad", "spade", "stpm"}
   found = [part.method for part in table.get_config(None).parts]
   assert sorted(found) == sorted(paper | {"efficientad", "simplenet", "softpatch"})
+
+
+def test_a_table_may_be_of_some_methods_and_seeds():
+  table = importlib.import_module("configs.table_unsupervised")
+  some = table.get_config("methods=padim+spade,seeds=3+4")
+  assert [part.method for part in some.parts] == ["padim", "spade"] and some.seeds == (3, 4)
+  with pytest.raises(UserError, match='Did you mean "padim"'):
+    table.get_config("methods=padin")
+  with pytest.raises(UserError, match="joined by"):
+    table.get_config("seeds=0+x")
