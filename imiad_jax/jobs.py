@@ -1,4 +1,4 @@
-"""From a config to its runs, and from each run that is not done to its line of results."""
+"""From each run of a config that is not done to its line of results."""
 
 import contextlib
 import hashlib
@@ -12,19 +12,18 @@ import subprocess
 import sys
 import time
 from importlib import metadata
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from imiad_jax import (
   cache,
-  data,
   efficiency,
   engine,
   features,
   gallery,
-  metrics,
+  plans,
   plugins,
   records,
   tables,
@@ -48,24 +47,12 @@ def do(config: Config) -> None:
   """
   records.check_writable(config.results)
   _cache_compilations()
-  _check(config)
-  parts = config.get("parts", (config,))
-  together: dict[tuple[str, int], tuple[str, ...]] = {}
-  for part in parts:
-    method = training.check(training.build(part.method, part.method_kw.to_dict()))
-    shared = (method.backbone, method.size)
-    together[shared] = (*together.get(shared, ()), *method.stages)
-  index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
-  store = features.Store(index, source, together)
-  jobs = [job for part in parts for job in expand(config, part, index, source)]
-  # Runs that share features stand together.
-  jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
-  todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
-  for run in (job.run for job in todo):  # refused before the first one starts
-    engine.curriculum(run, index, training.build(run.method, run.method_kw).method)
+  plan = plans.make(config)
+  store = features.Store(plan.index, plan.source, plan.stages)
+  jobs, todo = plan.jobs, plan.todo
   _LOG.info("%d of %d runs are done already", len(jobs) - len(todo), len(jobs))
   failed = done = 0
-  for group in grouped(todo, config.replicas):
+  for group in plans.grouped(todo, config.replicas):
     run = group[0].run
     kw = ", ".join(f"{k}={v}" for k, v in run.setting_kw.items())
     what = f"{run.method}, {run.setting}{f' ({kw})' if kw else ''}"
@@ -79,74 +66,13 @@ def do(config: Config) -> None:
   files = list(dict.fromkeys(records.path(config.results, job.run) for job in jobs))
   mine = {job.id for job in jobs}
   lines = [r for file in files for r in records.read(file) if r["id"] in mine]
-  print(tables.text(tables.summary(lines) if len(parts) > 1 else tables.sections(lines)))
+  print(tables.text(tables.summary(lines) if "parts" in config else tables.sections(lines)))
   print("\nResults: " + "\n         ".join(map(str, files)))
   if failed:
     raise UserError(f"{failed} of {len(jobs)} runs failed; their lines of results say why.")
 
 
-class Job(NamedTuple):
-  """A run and its identity."""
-
-  run: Run
-  versions: dict[str, str]
-  id: str
-
-
-def expand(config: Config, part: Config, index: Index, source: data.Source) -> list[Job]:
-  """Returns what a part of a config stands for: a run for each seed and group of categories.
-
-  The part has a method and a setting; the config says on which data and seeds.
-  """
-  known = engine.categories(index)
-  given = tuple(config.categories)
-  chosen = known if given == ("all",) else given
-  for category in chosen:
-    plugins.check(f"category of {config.dataset}", category, known)
-  setting = plugins.load("settings", part.setting)
-  kw = plugins.resolve(part.setting, setting.tasks, part.setting_kw.to_dict())
-  versions = {
-    "method": plugins.load("methods", part.method).VERSION,
-    "setting": setting.VERSION,
-    "metrics": metrics.VERSION,
-    "dataset": source.version,
-    "data": source.fingerprint,
-    "weights": features.backbone(part.method_kw.backbone).sha256,
-  }
-  runs = [
-    Run(config.dataset, group, part.setting, kw, part.method, part.method_kw.to_dict(), seed)
-    for group in setting.runs(chosen, config.multi_class)
-    for seed in config.seeds
-  ]
-  return [Job(run, versions, records.run_id(run, versions)) for run in runs]
-
-
-def _check(config: Config) -> None:
-  """Raises UserError for what no run can be made of, before data are prepared for it."""
-  for name in ("seeds", "categories"):
-    given = tuple(config[name])
-    if not given or len(set(given)) < len(given):
-      raise UserError(f"The {name} are {given}. Give one or more, each once.")
-  if not isinstance(config.replicas, int) or config.replicas < 1:
-    raise UserError(f"replicas is {config.replicas}, but should be a whole number from 1 on.")
-  if not all(isinstance(s, int) and s >= 0 for s in config.seeds):
-    raise UserError(f"The seeds are {config.seeds}. They must be whole numbers from 0 on.")
-
-
-def grouped(jobs: list[Job], replicas: int) -> list[list[Job]]:
-  """Returns the jobs, in order, in groups of up to so many that differ by their seeds alone."""
-  alike: dict[str, list[Job]] = {}
-  for job in jobs:
-    key = records.run_id(job.run._replace(seed=0), job.versions)
-    alike.setdefault(key, []).append(job)
-  return [
-    group[first : first + replicas]
-    for group in alike.values()
-    for first in range(0, len(group), replicas)
-  ]
-
-
-def _some(jobs: list[Job], store: features.Store, config: Config) -> int:
+def _some(jobs: list[plans.Job], store: features.Store, config: Config) -> int:
   """Does runs that differ by their seeds at once and writes their lines; returns how many failed.
 
   Where one fails they are done one by one, so that the others do not.

@@ -13,6 +13,9 @@ from imiad_jax.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, with its arguments after a colon."
 )
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "Say which runs there are, which are done, and what the others may take."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -29,9 +32,13 @@ def main(argv: list[str]) -> None:
     raise UserError(
       f'"{file}" gives no config: no such file, or its get_config() returns no ConfigDict.'
     )
-  from imiad_jax import jobs  # JAX takes a second to import: not for --help
+  from imiad_jax import jobs, plans  # JAX takes a second to import: not for --help
 
-  jobs.do(_CONFIG.value)
+  if _DRY_RUN.value:
+    config = _CONFIG.value
+    print(plans.outline(plans.make(config), str(config.results)))
+  else:
+    jobs.do(_CONFIG.value)
 
 
 if __name__ == "__main__":

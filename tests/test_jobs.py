@@ -1,26 +1,28 @@
 """From configs to groups of runs: what stands together, and what a failure leaves to others."""
 
+from typing import Any
+
 import pytest
 
-from imiad_jax import config, engine, jobs, records
+from imiad_jax import config, engine, jobs, plans, records
 from imiad_jax.errors import UserError
 from imiad_jax.methods import padim
 from imiad_jax.types import Run
 from tests import pictures
 
 
-def job(seed: int, category: str = "c0") -> jobs.Job:
+def job(seed: int, category: str = "c0") -> plans.Job:
   kw = padim.SMALL | {"backbone": "efficientnet_lite0", "size": 32, "dim": 10}
   run = Run("pictures", (category,), "unsupervised", {}, "padim", kw, seed)
-  return jobs.Job(run, {"method": "1"}, records.run_id(run, {"method": "1"}))
+  return plans.Job(run, {"method": "1"}, records.run_id(run, {"method": "1"}))
 
 
 def test_groups_differ_by_their_seeds_alone():
   given = [job(s, c) for c in ("c0", "c1") for s in (0, 1, 2)]
-  groups = jobs.grouped(given, 2)
+  groups = plans.grouped(given, 2)
   said = [[(j.run.categories[0], j.run.seed) for j in group] for group in groups]
   assert said == [[("c0", 0), ("c0", 1)], [("c0", 2)], [("c1", 0), ("c1", 1)], [("c1", 2)]]
-  assert jobs.grouped(given, 1) == [[j] for j in given]
+  assert plans.grouped(given, 1) == [[j] for j in given]
 
 
 def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
@@ -48,10 +50,27 @@ def test_replicas_are_a_whole_number():
   out = config.make("synthetic", config.part("padim", "unsupervised", "efficientnet_lite0"))
   out.replicas = 0
   with pytest.raises(UserError, match="replicas is 0"):
-    jobs._check(out)
+    plans._check(out)
 
 
 def test_a_key_may_stand_alone_where_its_default_is_nothing():
   assert config.parse("quick,a=2", quick="", a="1") == {"quick": "quick", "a": "2"}
   with pytest.raises(UserError, match="needs a value"):
     config.parse("a", quick="", a="1")
+
+
+def test_an_outline_says_what_is_left_and_what_it_may_take(tmp_path):
+  given = [job(seed, c) for c in ("c0", "c1") for seed in (0, 1, 2)]
+  file = records.path(str(tmp_path), given[0].run)
+  for j, seconds in zip(given[:2], (50, 70), strict=True):
+    records.append(file, {"id": j.id, "rows": [], "seconds": seconds})
+  records.append(file, {"id": given[2].id, "error": "no", "seconds": 1})
+  nowhere: Any = None  # an outline reads no pixels
+  plan = plans.Plan(given, given[2:], pictures.Store().index, nowhere, {})
+  said = plans.outline(plan, str(tmp_path))
+  lines = [" ".join(line.split()) for line in said.splitlines()]
+  assert "padim unsupervised 6 2 0 h 01 min 0 h 04 min" in lines
+  assert "efficientnet_lite0 32 4" in lines
+  assert said.endswith("4 of 6 runs are left, about 0 h 04 min.")
+  nothing = plans.outline(plan, str(tmp_path / "empty"))
+  assert nothing.endswith("about 0 s and 4 runs of which no time is known.")

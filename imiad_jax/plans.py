@@ -1,0 +1,147 @@
+"""From a config to its runs: which there are, which are done, and what the others may take."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imiad_jax import data, engine, features, metrics, plugins, records, tables, training
+from imiad_jax.errors import UserError
+from imiad_jax.types import Index, Run
+
+Config = Any  # ml_collections.ConfigDict, of whose entries a type checker knows nothing
+
+
+class Job(NamedTuple):
+  """A run and its identity."""
+
+  run: Run
+  versions: dict[str, str]
+  id: str
+
+
+class Plan(NamedTuple):
+  """What a config asks for."""
+
+  jobs: list[Job]  # in the order they are done: runs that share features stand together
+  todo: list[Job]  # those without a line of results
+  index: Index
+  source: data.Source
+  stages: dict[tuple[str, int], tuple[str, ...]]  # (backbone, size) -> what all runs want of it
+
+
+def make(config: Config) -> Plan:
+  """Returns the runs of a config.
+
+  Raises:
+    UserError: the config asks for what does not exist or does not go together.
+  """
+  _check(config)
+  parts = config.get("parts", (config,))
+  stages: dict[tuple[str, int], tuple[str, ...]] = {}
+  for part in parts:
+    method = training.check(training.build(part.method, part.method_kw.to_dict()))
+    shared = (method.backbone, method.size)
+    stages[shared] = (*stages.get(shared, ()), *method.stages)
+  index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
+  jobs = [job for part in parts for job in _expand(config, part, index, source)]
+  jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
+  todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
+  for run in (job.run for job in todo):  # refused before the first one starts
+    engine.curriculum(run, index, training.build(run.method, run.method_kw).method)
+  return Plan(jobs, todo, index, source, stages)
+
+
+def _expand(config: Config, part: Config, index: Index, source: data.Source) -> list[Job]:
+  """Returns what a part of a config stands for: a run for each seed and group of categories.
+
+  The part has a method and a setting; the config says on which data and seeds.
+  """
+  known = engine.categories(index)
+  given = tuple(config.categories)
+  chosen = known if given == ("all",) else given
+  for category in chosen:
+    plugins.check(f"category of {config.dataset}", category, known)
+  setting = plugins.load("settings", part.setting)
+  kw = plugins.resolve(part.setting, setting.tasks, part.setting_kw.to_dict())
+  versions = {
+    "method": plugins.load("methods", part.method).VERSION,
+    "setting": setting.VERSION,
+    "metrics": metrics.VERSION,
+    "dataset": source.version,
+    "data": source.fingerprint,
+    "weights": features.backbone(part.method_kw.backbone).sha256,
+  }
+  runs = [
+    Run(config.dataset, group, part.setting, kw, part.method, part.method_kw.to_dict(), seed)
+    for group in setting.runs(chosen, config.multi_class)
+    for seed in config.seeds
+  ]
+  return [Job(run, versions, records.run_id(run, versions)) for run in runs]
+
+
+def _check(config: Config) -> None:
+  """Raises UserError for what no run can be made of, before data are prepared for it."""
+  for name in ("seeds", "categories"):
+    given = tuple(config[name])
+    if not given or len(set(given)) < len(given):
+      raise UserError(f"The {name} are {given}. Give one or more, each once.")
+  if not isinstance(config.replicas, int) or config.replicas < 1:
+    raise UserError(f"replicas is {config.replicas}, but should be a whole number from 1 on.")
+  if not all(isinstance(s, int) and s >= 0 for s in config.seeds):
+    raise UserError(f"The seeds are {config.seeds}. They must be whole numbers from 0 on.")
+
+
+def grouped(jobs: list[Job], replicas: int) -> list[list[Job]]:
+  """Returns the jobs, in order, in groups of up to so many that differ by their seeds alone."""
+  alike: dict[str, list[Job]] = {}
+  for job in jobs:
+    key = records.run_id(job.run._replace(seed=0), job.versions)
+    alike.setdefault(key, []).append(job)
+  return [
+    group[first : first + replicas]
+    for group in alike.values()
+    for first in range(0, len(group), replicas)
+  ]
+
+
+def outline(plan: Plan, results: str) -> str:
+  """Returns a plan as text: a line for each method and setting, with the time that may be left.
+
+  The time of a run is the mean of earlier ones of the same method, setting and data set that have
+  lines below `results`, of whatever hyperparameters; it is not known where there are none. Runs on
+  the same row of the second table share the features of a category.
+  """
+  left = {job.id for job in plan.todo}
+  groups: dict[tuple[str, str, str], list[Job]] = defaultdict(list)
+  shares: dict[tuple[str, str], int] = defaultdict(int)
+  for job in plan.jobs:
+    kw = ", ".join(f"{k}={v}" for k, v in job.run.setting_kw.items())
+    groups[job.run.method, job.run.setting, kw].append(job)
+    method = training.build(job.run.method, job.run.method_kw).method
+    if method.stages:
+      shares[method.backbone, str(method.size)] += job.id in left
+  table = [["method", "setting", "runs", "done", "a run takes", "left"]]
+  total, unknown = 0.0, 0
+  for (method, setting, kw), jobs in groups.items():
+    todo = [job for job in jobs if job.id in left]
+    what = f"{setting} ({kw})" if kw else setting
+    row = [method, what, str(len(jobs)), str(len(jobs) - len(todo))]
+    before = [r["seconds"] for r in records.read(records.path(results, jobs[0].run)) if "rows" in r]
+    if before:
+      each = float(np.mean(before))
+      total += each * len(todo)
+      table.append([*row, _time(each), _time(each * len(todo))])
+    else:
+      unknown += len(todo)
+      table.append([*row, "?", "?"])
+  shared = [["backbone", "size", "runs left"], *([*k, str(n)] for k, n in shares.items())]
+  said = f"{len(plan.todo)} of {len(plan.jobs)} runs are left, about {_time(total)}"
+  said += f" and {unknown} runs of which no time is known." if unknown else "."
+  return tables.text([("Runs", table), ("Features that runs share", shared)]) + f"\n\n{said}"
+
+
+def _time(seconds: float) -> str:
+  """Returns seconds as hours and minutes, or as seconds where they are few."""
+  minutes = round(seconds / 60)
+  return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"
