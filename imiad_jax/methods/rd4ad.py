@@ -32,8 +32,9 @@ SMALL = {
   "depths": (1, 1, 1),
   "rectified": False,
   "size": 224,
-  "epochs": 8,
+  "epochs": 60,
   "batch": 4,
+  "lr": 2e-3,
 }
 
 _EXPANDED = 256  # channels of the first stage of a ResNet of bottleneck blocks

@@ -25,7 +25,7 @@ from tests.methods.common import (
 )
 from tests.parity import seeded
 
-TINY = {"stages": ("layer1", "layer2"), "depths": (1, 1, 1), "epochs": 30}
+TINY = {"stages": ("layer1", "layer2"), "depths": (1, 1, 1), "epochs": 30, "lr": 5e-3}
 
 STORED = Path(__file__).parent.parent / "parity" / "rd4ad.npz"
 # The depths of each student and the share of a block's channels inside it, None of basic blocks.
