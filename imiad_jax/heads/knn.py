@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in a bank with unused rows, in chunks of queries.
+"""Exact nearest neighbours in a bank with unused rows, never all distances at once.
 
 Notation: q queries, m bank rows, d numbers each. Distances are squared Euclidean:
 |q|^2 - 2 q.m + |m|^2, clipped at 0, in full float32 precision (bf16 or TF32 products would ruin
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 _CHUNK = 1 << 23  # distances held at once: 32 MB
+_BLOCK = 512  # rows of the bank that all queries meet at once
 
 
 def distances(
@@ -24,9 +25,17 @@ def distances(
 def nearest(
   query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
 ) -> Float[Array, " q"]:
-  """Returns the squared distance of each query to its nearest valid bank row."""
-  size = max(1, min(len(query), _CHUNK // len(bank)))
-  return jax.lax.map(lambda x: distances(x[None], bank, valid)[0].min(), query, batch_size=size)
+  """Returns the squared distance of each query to its nearest valid bank row.
+
+  The bank passes by in blocks of rows, small enough to be in the processor's cache.
+  """
+  rows = max(1, min(len(bank), _BLOCK, _CHUNK // max(1, len(query))))
+
+  def closer(i: int | Array, best: Array) -> Array:  # the last block begins where it fits
+    block, used = (jax.lax.dynamic_slice_in_dim(x, i * rows, rows) for x in (bank, valid))
+    return jnp.minimum(best, jnp.min(distances(query, block, used), axis=-1))
+
+  return jax.lax.fori_loop(0, -(-len(bank) // rows), closer, jnp.full(len(query), jnp.inf))
 
 
 def nearest_of_each(
