@@ -110,6 +110,7 @@ def matrix_table(rs: list[Record], metric: str) -> Table:
 def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """Returns a titled table for each data set and setting: one line for each method and variant.
 
+  Where several methods met several variants of a setting, another one has these across.
   A variant is a value of the setting's own parameters, of which those that vary are columns, or of
   a method's hyperparameters, of which those that vary stand beside its name. The metrics are means
   over categories after the last task, with the spread over seeds. Where anomalies were told, "seen"
@@ -121,7 +122,28 @@ def summary(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   for record in rs:
     if record.get("rows"):
       groups[record["run"]["dataset"], record["run"]["setting"]].append(record)
-  return [(f"{s} on {d}", _variants(group)) for (d, s), group in groups.items()]
+  out: list[tuple[str, Table]] = []
+  for (dataset, setting), group in groups.items():
+    table = _variants(group)
+    out += [(f"{setting} on {dataset}", table), *_crossed(f"{setting} on {dataset}", table)]
+  return out
+
+
+def _crossed(title: str, table: Table) -> list[tuple[str, Table]]:
+  """Returns the first metric of a table of variants, methods down and the setting's values across.
+
+  None where there is but one method or one variant of the setting.
+  """
+  first = next((k for k, name in enumerate(table[0]) if name in _SHORT.values()), 0)
+  found = {(row[0], tuple(row[1:first])): row[first] for row in table[1:]}
+  names = list(dict.fromkeys(name for name, _ in found))
+  variants = {variant for _, variant in found}
+  if min(len(names), len(variants)) < 2:
+    return []
+  across = sorted(variants, key=lambda x: [(_number(v), v) for v in x])
+  lines = [[name, *(found.get((name, x), "") for x in across)] for name in names]
+  by = " and ".join(table[0][1:first])
+  return [(f"{title}: {table[0][first]} by {by}", [["method", *map(" ".join, across)], *lines])]
 
 
 def _variants(rs: list[Record]) -> Table:

@@ -44,6 +44,26 @@ def test_the_unsupervised_table_has_the_papers_methods_and_three_more():
   assert sorted(found) == sorted(paper | {"efficientad", "simplenet", "softpatch"})
 
 
+def test_the_few_shot_table_has_each_number_of_images_alone_and_with_views():
+  table = importlib.import_module("configs.table_few_shot")
+  for arg, shots in ((None, {1, 2, 4, 8}), ("quick", {2, 4})):
+    found = table.get_config(arg).parts
+    met = {(p.method, p.setting_kw.shots, p.setting_kw.view) for p in found}
+    views = ("none", "rotation")
+    assert met == {(m, s, v) for m in table.METHODS for s in shots for v in views}
+    assert len(found) == len(met)
+
+
+def test_the_noisy_table_has_each_ratio_and_three_ways_to_re_weight():
+  table = importlib.import_module("configs.table_noisy")
+  for arg, ratios in ((None, {0.05, 0.1, 0.15, 0.2}), ("quick", {0.1, 0.2})):
+    found = table.get_config(arg).parts
+    met = {(p.method, p.method_kw.get("reweight"), p.setting_kw.ratio) for p in found}
+    others = {(m, None) for m in table.METHODS if m != "patchcore"}
+    kinds = others | {("patchcore", b) for b in (1, 3, 9)}
+    assert met == {(*kind, r) for kind in kinds for r in ratios} and len(found) == len(met)
+
+
 def test_a_table_may_be_of_some_methods_and_seeds():
   table = importlib.import_module("configs.table_unsupervised")
   some = table.get_config("methods=padim+spade,seeds=3+4")

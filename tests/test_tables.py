@@ -259,6 +259,20 @@ def test_summary_tells_variants_of_a_method_apart_by_what_varies():
   ]
 
 
+def test_summary_has_variants_of_the_setting_across_where_there_are_several_methods():
+  rs = [
+    record([row("a", image_auroc=v)], ("a",), setting="noisy", setting_kw={"ratio": r, "x": 1})
+    for r, v in [(0.2, 0.7), (0.1, 0.9), (0.1, 0.8)]
+  ]
+  rs[2]["run"]["method"] = "other"
+  (lines, across) = tables.summary(rs)
+  assert len(lines[1]) == 4 and across == (
+    "noisy on synthetic: I-AUROC by ratio",
+    [["method", "0.1", "0.2"], ["other", "0.800", ""], ["padim", "0.900", "0.700"]],
+  )
+  assert len(tables.summary(rs[:2])) == 1
+
+
 def test_summary_has_bytes_where_they_were_measured():
   rs = [record([row("a", image_auroc=0.5)], ("a",), seed=seed) for seed in (0, 1)]
   rs[1]["efficiency"] = {"scoring_bytes": 1_500_000}
