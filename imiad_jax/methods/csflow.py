@@ -32,9 +32,9 @@ SMALL = {
   "size": 256,
   "hidden": 64,
   "kernels": (3, 3),
-  "epochs": 30,
+  "epochs": 60,
   "batch": 8,
-  "lr": 3e-3,
+  "lr": 1e-3,
 }
 
 

@@ -39,7 +39,7 @@ SMALL = {
   "size": 128,
   "epochs": 24,
   "batch": 16,
-  "lr": 0.01,  # at the paper's, training of a network without batch norm may diverge
+  "lr": 0.005,  # at the paper's, training of a network without batch norm may diverge
   "warmup": 8,
 }
 

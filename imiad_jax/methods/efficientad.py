@@ -41,10 +41,10 @@ SMALL = {  # what two CPU cores can pay for
   "bottleneck": 16,
   "hard": 0.9,  # of its 16 x 16 x 40 features about as many as the paper's 0.999 of its own
   "size": 128,
-  "epochs": 16,
-  "batch": 4,
+  "epochs": 32,
+  "batch": 2,
   "lr": 2e-3,
-  "sources": 64,
+  "sources": 0,
 }
 _FOLD = 10  # one row in so many is held out
 

@@ -31,9 +31,9 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 VERSION = "1"
 # What two CPU cores can pay for.
 SMALL = {
-  "stages": ("layer1", "layer2", "layer3"),
+  "stages": ("layer2", "layer3"),
   "width": 16,
-  "epochs": 40,
+  "epochs": 60,
   "batch": 16,
 }
 

@@ -20,7 +20,12 @@ from tests.methods.common import (
   method,
 )
 
-TINY = {"width": 16, "latent": 16, "epochs": 20}
+TINY = {
+  "stages": ("layer1", "layer2", "layer3"),
+  "width": 16,
+  "latent": 16,
+  "epochs": 20,
+}
 
 
 def test_with_vgg16_it_has_as_many_parameters_as_the_pytorch_version():
