@@ -1,4 +1,4 @@
-.PHONY: check test test-all
+.PHONY: check test test-all tables
 
 check:
 	ruff format --check .
@@ -10,3 +10,6 @@ test:  # what does not take long
 
 test-all:
 	python -m pytest -n auto -m "not data"
+
+tables:  # of README.md, from results/published
+	python docs/tables.py

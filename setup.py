@@ -19,7 +19,7 @@ setup(
   python_requires=">=3.11",
   packages=packages,
   package_dir={"imiad_jax": "imiad_jax", "imiad_jax.datasets": "datasets"},
-  package_data={"imiad_jax.datasets": ["*/*.md", "*/*.bib", "*/*.txt"]},
+  package_data={"imiad_jax": ["*.csv"], "imiad_jax.datasets": ["*/*.md", "*/*.bib", "*/*.txt"]},
   install_requires=[
     "jax>=0.10.2",
     "flax>=0.12.8",

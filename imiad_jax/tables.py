@@ -287,11 +287,14 @@ def markdown(rs: Iterable[Record]) -> str:
   """Returns the tables as Markdown."""
   parts: list[str] = []
   for title, table in sections(rs):
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    if lines:
-      lines.insert(1, "|" + "---|" * len(table[0]))
-    parts.append("\n".join([f"## {title}", "", *lines]))
+    parts.append("\n".join([f"## {title}", "", *([as_markdown(table)] if table else [])]))
   return "\n\n".join(parts) + "\n"
+
+
+def as_markdown(table: Table) -> str:
+  """Returns one table as Markdown."""
+  lines = ["| " + " | ".join(row) + " |" for row in table]
+  return "\n".join([lines[0], "|" + "---|" * len(table[0]), *lines[1:]])
 
 
 def rows_csv(rs: Iterable[Record]) -> str:

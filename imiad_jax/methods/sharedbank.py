@@ -1,4 +1,4 @@
-"""PatchCore for task after task in a memory of fixed size, of which every image asks one task's.
+"""Shared bank: PatchCore, task after task, in a memory of fixed size; an image asks one task's.
 
 IM-IAD (arXiv 2301.13359) finds that memory methods forget least, and that their memory grows with
 every task; no code of such a method with a bound is known. Here all tasks share `rows` bank rows.

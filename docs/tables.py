@@ -1,0 +1,102 @@
+"""Writes the tables of README.md from the lines of results/published, the paper's beside ours.
+
+  python docs/tables.py
+
+What stands between `<!-- table: NAME -->` and `<!-- end -->` is made anew; tests/test_readme.py
+fails where that would change the file.
+"""
+
+import pathlib
+import re
+from collections.abc import Callable
+
+from imiad_jax import plugins, published, records, tables
+from imiad_jax.records import Record
+
+ROOT = pathlib.Path(__file__).parents[1]
+_HEAD = {
+  "image_auroc": "image AUROC",
+  "image_ap": "image AP",
+  "pixel_auroc": "pixel AUROC",
+  "pixel_ap": "pixel AP",
+  "pixel_pro": "PRO",
+}
+
+
+def lines(setting: str, dataset: str) -> dict[str, list[Record]]:
+  """Returns the good lines of each method in a setting on a data set."""
+  folder = ROOT / "results" / "published" / setting / dataset
+  found = {file.stem: records.read(file) for file in sorted(folder.glob("*.jsonl"))}
+  return {method: [r for r in rs if r.get("rows")] for method, rs in found.items()}
+
+
+def named(method: str) -> str:
+  """Returns a method as its file calls it."""
+  name, colon, _ = str(plugins.load("methods", method).__doc__).partition(":")
+  return name if colon else method
+
+
+def beside_the_paper(dataset: str) -> tables.Table:
+  """Returns a line of ours for each method, unsupervised, and the paper's below it."""
+  table = [["", *_HEAD.values(), "seconds", "GB"]]
+  for method, rs in lines("unsupervised", dataset).items():
+    cost = [f"{sum(r['seconds'] for r in rs) / len(rs):.0f}"]
+    cost += [f"{max(r['peak_bytes'] for r in rs) / 1e9:.1f}"]
+    table.append([f"{named(method)}, ours", *(_mean(rs, m) for m in _HEAD), *cost])
+    paper = published.of("unsupervised", dataset, method)
+    if paper:
+      kept = {m: f"{c.value:.3f}" for m, c in paper.items() if not c.doubt}
+      table.append([f"*{named(method)}, paper*", *(kept.get(m, "") for m in _HEAD), "", ""])
+  return table
+
+
+def drawn() -> tables.Table:
+  """Returns a line for each method on the drawn data set, unsupervised: mean over categories."""
+  found = lines("unsupervised", "synthetic")
+  head = ["", "categories x seeds", *_HEAD.values(), "structural: image", "structural: pixel"]
+  table = [[*head, "seconds"]]
+  for method, rs in found.items():
+    part = [r for r in rs if r["run"]["categories"][0] in ("bottle", "capsule", "plate", "woven")]
+    seconds = f"{sum(r['seconds'] for r in rs) / len(rs):.0f}"
+    counts = [len({str(r["run"][k]) for r in rs}) for k in ("categories", "seed")]
+    gate = [_mean(part, m) for m in ("image_auroc", "pixel_auroc")]
+    row = [named(method), " x ".join(map(str, counts)), *(_mean(rs, m) for m in _HEAD)]
+    table.append([*row, *gate, seconds])
+  return table
+
+
+def _mean(rs: list[Record], metric: str) -> str:
+  values = [row[metric] for r in rs for row in r["rows"] if metric in row]
+  return f"{sum(values) / len(values):.3f}" if values else ""
+
+
+def setting(name: str, dataset: str) -> tables.Table:
+  """Returns the table that a command prints of a setting."""
+  every = [r for rs in lines(name, dataset).values() for r in rs]
+  (_, table), *_ = tables.summary(every)
+  return table
+
+
+TABLES: dict[str, Callable[[], tables.Table]] = {
+  "mtd": lambda: beside_the_paper("mtd"),
+  "drawn": drawn,
+  "continual": lambda: setting("continual", "synthetic"),
+  "few_shot": lambda: setting("few_shot", "synthetic"),
+  "noisy": lambda: setting("noisy", "synthetic"),
+  "fully_supervised": lambda: setting("fully_supervised", "synthetic"),
+}
+
+
+def written(text: str) -> str:
+  """Returns a README with its tables made anew."""
+
+  def one(match: re.Match[str]) -> str:
+    table = tables.as_markdown(TABLES[match[1]]())
+    return f"<!-- table: {match[1]} -->\n{table}\n<!-- end -->"
+
+  return re.sub(r"<!-- table: (\w+) -->\n.*?<!-- end -->", one, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+  readme = ROOT / "README.md"
+  readme.write_text(written(readme.read_text(encoding="utf-8")), encoding="utf-8")
