@@ -38,15 +38,13 @@ def named(method: str) -> str:
 
 def beside_the_paper(dataset: str) -> tables.Table:
   """Returns a line of ours for each method, unsupervised, and the paper's below it."""
-  table = [["", *_HEAD.values(), "seconds", "GB"]]
+  table = [["", *_HEAD.values()]]
   for method, rs in lines("unsupervised", dataset).items():
-    cost = [f"{sum(r['seconds'] for r in rs) / len(rs):.0f}"]
-    cost += [f"{max(r['peak_bytes'] for r in rs) / 1e9:.1f}"]
-    table.append([f"{named(method)}, ours", *(_mean(rs, m) for m in _HEAD), *cost])
+    table.append([f"{named(method)}, ours", *(_mean(rs, m) for m in _HEAD)])
     paper = published.of("unsupervised", dataset, method)
     if paper:
       kept = {m: f"{c.value:.3f}" for m, c in paper.items() if not c.doubt}
-      table.append([f"*{named(method)}, paper*", *(kept.get(m, "") for m in _HEAD), "", ""])
+      table.append([f"*{named(method)}, paper*", *(kept.get(m, "") for m in _HEAD)])
   return table
 
 
@@ -54,14 +52,13 @@ def drawn() -> tables.Table:
   """Returns a line for each method on the drawn data set, unsupervised: mean over categories."""
   found = lines("unsupervised", "synthetic")
   head = ["", "categories x seeds", *_HEAD.values(), "structural: image", "structural: pixel"]
-  table = [[*head, "seconds"]]
+  table = [head]
   for method, rs in found.items():
     part = [r for r in rs if r["run"]["categories"][0] in ("bottle", "capsule", "plate", "woven")]
-    seconds = f"{sum(r['seconds'] for r in rs) / len(rs):.0f}"
     counts = [len({str(r["run"][k]) for r in rs}) for k in ("categories", "seed")]
     gate = [_mean(part, m) for m in ("image_auroc", "pixel_auroc")]
     row = [named(method), " x ".join(map(str, counts)), *(_mean(rs, m) for m in _HEAD)]
-    table.append([*row, *gate, seconds])
+    table.append([*row, *gate])
   return table
 
 
