@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from imiad_jax import images, plugins
@@ -97,3 +98,15 @@ def balance(told: Int[Array, " n"], label: Int[Array, " b"], share: float) -> Fl
   mixed = (rate > 0) & (rate < 1)
   weight = jnp.where(label == 1, share / rate, (1 - share) / (1 - rate))
   return jnp.where(mixed, weight, 1)
+
+
+def optimise(weight_decay: float) -> optax.GradientTransformation:
+  """Returns the authors' optimiser but for the learning rate: clipping, L2 penalty, Adam."""
+  return optax.chain(
+    optax.clip_by_global_norm(1.0), optax.add_decayed_weights(weight_decay), optax.scale_by_adam()
+  )
+
+
+def rate(lr: float, drops: int, epoch: Array, epochs: int) -> Array:
+  """Returns the learning rate of an epoch: it falls to a tenth `drops` times, equally far apart."""
+  return lr * 0.1 ** ((drops + 1) * epoch // epochs)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from imiad_jax.heads import deviation, maps
@@ -54,13 +53,6 @@ class State(NamedTuple):
   optimiser: Any  # of (params, head)
   told: Int[Array, " n"]  # labels of the task's rows, -1 before they are met
   key: Array
-
-
-def optimise(weight_decay: float) -> optax.GradientTransformation:
-  """Returns the authors' optimiser but for the learning rate: clipping, L2 penalty, Adam."""
-  return optax.chain(
-    optax.clip_by_global_norm(1.0), optax.add_decayed_weights(weight_decay), optax.scale_by_adam()
-  )
 
 
 def saliency(gradient: Float[Array, "b h w 3"], sigma: float) -> Float[Array, "b h w"]:
@@ -118,7 +110,7 @@ def Model(
   look = deviation.grids(backbone, stage, scales)
   known = not trained and scales == 1 and rotation == 0  # the grids do not change
   scorer = Conv(1, 1)
-  optimiser = optimise(weight_decay)
+  optimiser = deviation.optimise(weight_decay)
 
   def scored(head: Any, grids: list[Array]) -> Float[Array, " b"]:
     cells = [jnp.abs(jnp.asarray(scorer.apply({"params": head}, x)))[..., 0] for x in grids]
@@ -149,7 +141,7 @@ def Model(
     tuned = (state.params, state.head)
     value, gradient = jax.value_and_grad(loss)(tuned)
     step, opt = optimiser.update(gradient, state.optimiser, tuned)
-    rate = lr * 0.1 ** ((drops + 1) * batch.epoch // epochs)
+    rate = deviation.rate(lr, drops, batch.epoch, epochs)
     params, head = jax.tree.map(lambda x, dx: x - rate * dx, tuned, step)
     return State(params, state.frozen, head, opt, told, key), {"loss": value}
 

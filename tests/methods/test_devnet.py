@@ -123,7 +123,7 @@ def test_the_score_is_never_negative_and_the_map_follows_it():
 
 def test_two_steps_are_those_of_the_authors_optimiser():
   tensors = {n: jnp.asarray(seeded.tensor(n, (3, 5))) for n in "ab"}
-  optimiser = devnet.optimise(1e-5)
+  optimiser = deviation.optimise(1e-5)
   state = optimiser.init(tensors)
   for i in range(2):
     gradient = {n: jnp.asarray(4 * seeded.tensor(f"{n}{i}", (3, 5))) for n in "ab"}
