@@ -161,8 +161,8 @@ def test_nonsense_is_refused_by_name(wrong):
 def test_the_ablation_compares_every_branch():
   from configs import ablation_global_features as ablation
 
-  parts = ablation.get_config("branches").parts
+  parts: Any = ablation.get_config("branches").parts
   assert [p.method_kw.branch for p in parts] == list(gcad.BRANCHES)
-  whole = ablation.get_config()
+  whole: Any = ablation.get_config()
   assert len(whole.parts) == len(gcad.BRANCHES) + len(ablation.LOCAL)
   assert whole.categories == ("circuit", "tray")
