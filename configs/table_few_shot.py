@@ -15,7 +15,7 @@ authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides 
 
 from imiad_jax import config
 
-METHODS = ("cfa", "fastflow", "fastrecon", "padim", "patchcore", "rd4ad", "spade")
+METHODS = ("cfa", "fastflow", "fastrecon", "padim", "patchcore", "rd4ad", "regad", "spade")
 
 
 def variants(method: str, backbone: str, quick: bool):
