@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from imiad_jax import images
+from imiad_jax import images, textures
 from imiad_jax.types import Batch
 
 _MOVED, _SCALED = 1 / 16, 0.2  # albumentations' ShiftScaleRotate, as its defaults and as used
@@ -23,6 +23,15 @@ class Memory(NamedTuple):
   image: UInt8[Array, "a h w 3"]
   mask: Bool[Array, "a h w"]
   count: Array  # [] int32: of them, how many are used
+
+
+class Drawn(NamedTuple):
+  """Anomalous images to learn from."""
+
+  image: Float[Array, "n h w 3"]
+  mask: Bool[Array, "n h w"]
+  there: Bool[Array, " n"]  # whether they are: none is where none was told
+  row: Int[Array, " n"]  # training row of the normal image beneath; -1 for none
 
 
 def begin(kept: int, height: int, width: int) -> Memory:
@@ -60,28 +69,59 @@ def to_grid(mask: Bool[Array, "b h w"], shape: tuple[int, ...]) -> Bool[Array, "
   return mask[:, rows][:, :, columns]
 
 
-def draw(
-  key: Array, memory: Memory, batch: Batch, n: int, pasted: float = 0.5
-) -> tuple[Float[Array, "n h w 3"], Bool[Array, "n h w"], Bool[Array, " n"]]:
+def beneath(key: Array, batch: Batch) -> tuple[Float[Array, "h w 3"], Array, Bool[Array, ""]]:
+  """Returns a random normal image of a batch and its row, and whether there is one."""
+  normal = batch.valid & (batch.label == 0)
+  place = jnp.argmax(jnp.where(normal, jax.random.uniform(key, normal.shape), -1))
+  return batch.image[place], batch.row[place], jnp.any(normal)
+
+
+def draw(key: Array, memory: Memory, batch: Batch, n: int, pasted: float = 0.5) -> Drawn:
   """Draws anomalous images: as they are, or with probability `pasted` only their defects, each on
   a normal image of the batch.
-
-  Returns images, their masks, and whether they are there: none is where none was told.
   """
-  normal = batch.valid & (batch.label == 0)
 
-  def one(key: Array) -> tuple[Array, Array]:
+  def one(key: Array) -> Drawn:
     which_key, coin_key, under_key, paste_key = jax.random.split(key, 4)
     which = jax.random.randint(which_key, (), 0, jnp.maximum(memory.count, 1))
     image, mask = memory.image[which].astype(jnp.float32) / 255, memory.mask[which]
-    order = jnp.where(normal, jax.random.uniform(under_key, normal.shape), -1)
-    under = batch.image[jnp.argmax(order)]
-    coin = jax.random.bernoulli(coin_key, pasted) & jnp.any(normal)
+    under, row, there = beneath(under_key, batch)
+    coin = jax.random.bernoulli(coin_key, pasted) & there
     new, where = paste(paste_key, image, mask, under)
-    return jnp.where(coin, new, image), jnp.where(coin, where, mask)
+    raw = Drawn(image, mask, memory.count > 0, jnp.int32(-1))
+    return jax.tree.map(lambda a, b: jnp.where(coin, a, b), Drawn(new, where, raw.there, row), raw)
 
-  image, mask = jax.vmap(one)(jax.random.split(key, n))
-  return image, mask, jnp.full(n, memory.count > 0)
+  return jax.vmap(one)(jax.random.split(key, n))
+
+
+def cloudy(key: Array, n: int, height: int, width: int) -> UInt8[Array, "n h w 3"]:
+  """Draws n textures to be pasted where no pictures are given: clouds in a few colours."""
+
+  def one(key: Array) -> Array:
+    cloud_key, colour_key = jax.random.split(key)
+    drawn = textures.coloured(colour_key, textures.clouds(cloud_key, height, width))
+    return jnp.round(255 * drawn).astype(jnp.uint8)
+
+  return jax.lax.map(one, jax.random.split(key, n))
+
+
+def textured(key: Array, stack: UInt8[Array, "m h w 3"], batch: Batch, n: int) -> Drawn:
+  """Draws normal images of a batch on which a texture is pasted, as DRAEM does it.
+
+  Where Perlin noise is high, mixed with the image by a share of U(0, 0.8); of the operations that
+  change its colours only jitter is left.
+  """
+
+  def one(key: Array) -> Drawn:
+    under_key, which_key, jitter_key, blot_key, share_key = jax.random.split(key, 5)
+    under, row, there = beneath(under_key, batch)
+    texture = stack[jax.random.randint(which_key, (), 0, len(stack))].astype(jnp.float32) / 255
+    mask = textures.blots(blot_key, *under.shape[:2])
+    share = jax.random.uniform(share_key, maxval=0.8)
+    mixed = share * under + (1 - share) * images.jitter(jitter_key, texture)
+    return Drawn(jnp.where(mask[..., None], mixed, under), mask, there, row)
+
+  return jax.vmap(one)(jax.random.split(key, n))
 
 
 def paste(

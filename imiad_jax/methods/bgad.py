@@ -31,23 +31,24 @@ from jaxtyping import Array, Bool, Float
 
 from imiad_jax import plugins
 from imiad_jax.heads import conditional_flow as flow
-from imiad_jax.heads import defects, maps
+from imiad_jax.heads import defects, maps, standard
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
 # What two CPU cores can pay for.
 SMALL = {
-  "stages": ("layer1", "layer2", "layer3"),
+  "stages": ("layer2", "layer3"),
   "size": 224,
   "steps": 4,
   "code": 32,
-  "chunk": 2048,
-  "epochs": 16,
+  "focal": False,  # in so few steps it does harm
+  "chunk": 512,
+  "lr": 1e-3,
+  "epochs": 24,
   "passes": 1,
-  "lr": 2e-3,
-  "batch": 8,
   "extra": 4,
+  "batch": 8,
 }
 
 _NORMALISER = 10.0  # of likelihoods before they meet boundaries and weights
@@ -118,19 +119,6 @@ def losses(
     "pull": mean(edge - u, normal & (u <= edge)),
     "push": mean(u - (edge - margin), other & (u >= edge - margin)),
   }
-
-
-def moments(x: Float[Array, "p d"], where: Bool[Array, " p"]) -> Float[Array, "2 d"]:
-  """Returns mean and standard deviation of the features that count."""
-  count = jnp.maximum(jnp.sum(where), 1)
-  mean = jnp.sum(jnp.where(where[:, None], x, 0), axis=0) / count
-  square = jnp.sum(jnp.where(where[:, None], jnp.square(x - mean), 0), axis=0) / count
-  return jnp.stack([mean, jnp.sqrt(square) + 1e-6])
-
-
-def standard(x: Float[Array, "p d"], centre: Float[Array, "2 d"]) -> Float[Array, "p d"]:
-  """Returns features with 0 as mean and 1 as deviation, by their `moments`."""
-  return (x - centre[0]) / centre[1]
 
 
 def Model(
@@ -239,7 +227,7 @@ def Model(
     order = order[: p // size * size].reshape(-1, size)
     x, mask = x.reshape(p, d), mask.reshape(p)
     fresh = state.optimiser[stage].count == 0
-    centre = jnp.where(fresh, moments(x, there & ~mask), state.centre[stage])
+    centre = jnp.where(fresh, standard.fit(x, there & ~mask), state.centre[stage])
     codes = jnp.asarray(flow.position_code(h, w, code)).reshape(h * w, code)
 
     def one(carry: tuple[Any, Any, Array], rows: Array) -> tuple[tuple[Any, Any, Array], Logs]:
@@ -248,7 +236,9 @@ def Model(
 
       def loss(params: Any) -> tuple[Array, tuple[Array, Logs]]:
         turns, place = state.rotations[stage], codes[rows % (h * w)]
-        likelihood = flow.log_likelihood(params, turns, standard(x[rows], centre), place, clamp)
+        likelihood = flow.log_likelihood(
+          params, turns, standard.apply(x[rows], centre), place, clamp
+        )
         parts = losses(likelihood, mask[rows], there[rows], beta, margin, late & focal)
         value = parts["likelihood"] + late * balance * (parts["pull"] + parts["push"])
         highest = jnp.max(likelihood, where=normal, initial=-jnp.inf)
@@ -271,12 +261,12 @@ def Model(
   def update(state: State, batch: Batch) -> tuple[State, Logs]:
     key, draw_key, *keys = jax.random.split(state.key, 2 + len(stages))
     memory = defects.remember(state.memory, batch)
-    image, mask, there = defects.draw(draw_key, memory, batch, extra)
-    more = network.apply({"params": state.frozen}, image)
-    mask = jnp.concatenate([batch.region > 0, mask])
+    drawn = defects.draw(draw_key, memory, batch, extra)
+    more = network.apply({"params": state.frozen}, drawn.image)
+    mask = jnp.concatenate([batch.region > 0, drawn.mask])
     late = batch.epoch >= passes
     known = defects.known(batch) & (late | (batch.label == 0))
-    known = jnp.concatenate([known, there & late])
+    known = jnp.concatenate([known, drawn.there & late])
     params, opt, centre, peak, logs = {}, {}, {}, {}, {}
     for stage, stage_key in zip(stages, keys, strict=True):
       x = jnp.concatenate([batch.features[stage], more[stage]])
@@ -307,7 +297,7 @@ def Model(
       likelihood = flow.log_likelihood(
         state.params[stage],
         state.rotations[stage],
-        standard(x.reshape(-1, d), state.centre[stage]),
+        standard.apply(x.reshape(-1, d), state.centre[stage]),
         jnp.tile(codes, (b, 1)),
         clamp,
       )
