@@ -18,7 +18,7 @@ from typing import Any
 from imiad_jax import config
 
 METHODS = (
-  *("cfa", "fastflow", "inreach", "padim"),
+  *("cfa", "fastflow", "igd", "inreach", "padim"),
   *("patchcore", "rd4ad", "simplenet", "softpatch"),
 )
 
