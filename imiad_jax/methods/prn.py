@@ -39,7 +39,7 @@ SMALL = {
   "size": 96,
   "blocks": 1,
   "sources": 64,
-  "epochs": 9,
+  "epochs": 25,
   "batch": 4,
   "lr": 2e-3,
 }
