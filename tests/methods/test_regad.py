@@ -94,6 +94,7 @@ def test_a_new_transformer_changes_nothing():
   np.testing.assert_allclose(theta, np.broadcast_to(turn(0.0), (3, 2, 3)), atol=1e-7)
 
 
+@pytest.mark.long
 def test_only_the_first_task_is_trained_and_only_later_ones_are_kept_as_supports():
   update, finish, _ = jitted("regad")
   told = batch("regad", range(4))
