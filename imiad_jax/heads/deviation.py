@@ -30,6 +30,7 @@ def grids(
   """
   network = plugins.backbone(backbone).Model(backbone)
 
+  @jax.jit
   def look(params: Any, image: Float[Array, "b h w 3"]) -> list[Array]:
     seen = [network.apply({"params": params}, shrink(image, 2**s)) for s in range(scales)]
     plugins.check(f"stage of {backbone}", stage, seen[0])

@@ -37,10 +37,11 @@ SMALL = {
   "trained": (),
   "size": 256,
   "epochs": 20,
-  "batch": 16,
+  "batch": 8,
   "scales": 1,
   "share": 0.01,
-  "lr": 0.01,
+  "references": 3,
+  "lr": 0.02,
   "drops": 1,
   "rotation": 0.0,
 }

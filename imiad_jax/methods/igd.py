@@ -35,14 +35,13 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 VERSION = "1"
 # What two CPU cores can pay for.
 SMALL = {
-  "stage": "layer3",
   "size": 128,
   "widths": (64, 32, 16, 8),
   "window": 7,
   "weights": (0.0516, 0.3295, 0.3463, 0.2726),
-  "epochs": 20,
+  "epochs": 10,
   "batch": 8,
-  "lr": 1e-3,
+  "lr": 3e-4,
 }
 SPAN = 2.1179 + 2.6400  # of the standardised colours, in the authors' code
 _NEAR = 0.1  # the least that a number of the centre is from 0

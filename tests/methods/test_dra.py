@@ -21,7 +21,7 @@ from tests.methods.common import (
 from tests.methods.test_stpm import seeded_state
 from tests.parity import seeded
 
-TINY = {"references": 2, "epochs": 20}
+TINY = {"references": 2, "epochs": 20, "lr": 0.01}
 
 STORED = Path(__file__).parent.parent / "parity" / "dra.npz"
 

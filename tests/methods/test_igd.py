@@ -15,6 +15,7 @@ from tests.methods.common import assert_refused, assert_same_bits, batch, first_
 from tests.parity import seeded
 
 TINY = {
+  "stage": "layer3",
   "widths": (8, 8),
   "window": 3,
   "latent": 8,
