@@ -77,7 +77,10 @@ class Block(nn.Module):
 
 
 class Swin(nn.Module):
-  """A linear map of each cell to `width` numbers, blocks, and a linear map to `classes` logits."""
+  """A linear map of each cell to `width` numbers, blocks, and a linear map to `classes` logits.
+
+  Without the layer norm that usually comes last: it would hide how large the numbers are.
+  """
 
   width: int
   blocks: int
@@ -89,10 +92,9 @@ class Swin(nn.Module):
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w classes"]:
     """Returns logits of each cell."""
     s = side(x.shape[1], x.shape[2], self.window)
-    x = nn.Dense(self.width, kernel_init=_START, name="embed")(x)
+    x = nn.Dense(self.width, name="embed")(x)
     for i in range(self.blocks):
       fits = x.shape[1] > s or x.shape[2] > s  # one window alone cannot be shifted
       shift = s // 2 if i % 2 and fits else 0
       x = Block(self.heads, s, shift, name=f"block{i}")(x)
-    x = nn.LayerNorm(epsilon=1e-5, name="norm")(x)
     return nn.Dense(self.classes, kernel_init=_START, name="head")(x)
