@@ -38,13 +38,14 @@ def own(name: str) -> str:
   return "fully_supervised" if supervised else "continual"
 
 
-# What takes minutes of compilation together is left to `pytest -m long`: DRAEM, whose ten
-# distortions are in every function; of trained methods what vmap compiles anew, and all settings
-# but one: continual, which tests after its first task what unsupervised does, or fully_supervised.
-PATIENT = [long((n,), n == "draem") for n in METHODS]
+# What takes minutes of compilation together is left to `pytest -m long`: the methods of the largest
+# functions; of trained ones what vmap compiles anew, and all settings but one: continual, which
+# tests after its first task what unsupervised does, or fully_supervised.
+LARGE = ("draem", "prn", "regad", "semirest")
+PATIENT = [long((n,), n in LARGE) for n in METHODS]
 VMAPPED = [long((n,), trained(n)) for n in METHODS]
 RUNS = [
-  long((n, s), n == "draem" or (trained(n) and s != own(n)))
+  long((n, s), n in LARGE or (trained(n) and s != own(n)))
   for n in METHODS
   for s in plugins.names("settings")
 ]

@@ -131,6 +131,7 @@ def test_windows_are_joined_as_they_were_cut_and_keep_to_themselves():
     np.testing.assert_array_equal(moved, reached)
 
 
+@pytest.mark.long
 def test_the_first_epoch_collects_and_later_ones_learn():
   update, finish, score = jitted("semirest")
   start, told = first_state("semirest"), batch("semirest", range(4))
