@@ -18,7 +18,9 @@ def ranked(index: Index, rows: Rows, seed: int) -> Rows:
   in whatever order the files were found.
   """
 
-  return np.array(sorted(rows.tolist(), key=lambda row: digest(seed, index.name[row])), rows.dtype)
+  return np.array(
+    sorted(rows.tolist(), key=lambda row: digest(seed, str(index.name[row]))), rows.dtype
+  )
 
 
 def digest(seed: int, name: str) -> bytes:
