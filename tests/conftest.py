@@ -12,6 +12,8 @@ os.environ.setdefault(
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+_GROUP = pytest.StashKey[str]()  # of the test before
+
 # The same cases every time, so that a red test is red for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
@@ -24,6 +26,20 @@ def pytest_collection_modifyitems(items):
     of_file = pathlib.Path(item.fspath).stem.removeprefix("test_")
     name = call.params.get("name", of_file) if call and of_file == "conformance" else of_file
     item.add_marker(pytest.mark.xdist_group(str(name)))
+
+
+def pytest_runtest_setup(item):
+  """Forgets what a group compiled when the next one begins.
+
+  Each compiled function has memory mappings of its own, of which Linux gives a process 65,530; JAX
+  crashes when there are no more.
+  """
+  import jax
+
+  (group,) = item.get_closest_marker("xdist_group").args
+  if item.session.stash.get(_GROUP, group) != group:
+    jax.clear_caches()
+  item.session.stash[_GROUP] = group
 
 
 @pytest.fixture(scope="session")
