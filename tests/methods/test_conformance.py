@@ -38,7 +38,7 @@ def own(name: str) -> str:
   return "fully_supervised" if supervised else "continual"
 
 
-# What takes minutes of compilation together is left to `pytest -m long`: methods of large functions;
+# What takes minutes of compilation together is left to `pytest -m long`: methods of big functions;
 # of trained ones what vmap compiles anew, and all settings but one: continual, which tests after
 # its first task what unsupervised does, or fully_supervised. That one of the largest is left too.
 LARGEST = ("draem", "prn", "regad", "semirest")
