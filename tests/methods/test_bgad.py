@@ -149,6 +149,7 @@ def test_weights_grow_on_the_wrong_side_and_hardly_jump():
   assert np.isfinite(bgad.weights(jnp.array([0.0, 3.0]), jnp.array([True, False]))).all()
 
 
+@pytest.mark.long
 def test_scores_are_relative_to_the_likeliest_normal_feature():
   rows, state = batch("bgad", range(10, 14)), learnt("bgad")
   score = jitted("bgad")[2]
@@ -160,6 +161,7 @@ def test_scores_are_relative_to_the_likeliest_normal_feature():
   np.testing.assert_array_equal(score(never, rows).pixel, 1)
 
 
+@pytest.mark.long
 def test_the_first_meta_epoch_learns_normal_images_alone():
   update = jitted("bgad")[0]
   told = batch("bgad", range(4))
@@ -171,6 +173,7 @@ def test_the_first_meta_epoch_learns_normal_images_alone():
     assert all((x == y).all() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)) == same
 
 
+@pytest.mark.long
 def test_a_later_task_goes_on_but_forgets_anomalies():
   update, finish, _ = jitted("bgad")
   first = learnt("bgad")

@@ -91,6 +91,7 @@ def test_a_map_of_a_gradient_lies_between_0_and_1():
   np.testing.assert_allclose(devnet.saliency(7 * gradient, 1.0), pixel, atol=1e-5)
 
 
+@pytest.mark.long
 def test_features_computed_once_give_the_same_loss_and_only_named_parts_are_trained():
   rows = batch("devnet", range(4))
   head_only, was = first_state("devnet"), jitted("devnet")[0]
@@ -108,6 +109,7 @@ def test_features_computed_once_give_the_same_loss_and_only_named_parts_are_trai
   assert_same_bits(first.frozen, moved.frozen)
 
 
+@pytest.mark.long
 def test_a_task_begins_with_no_labels_told():
   update, finish, _ = jitted("devnet")
   state, _ = update(first_state("devnet"), batch("devnet", range(4), [True, True, True, False]))
@@ -115,12 +117,14 @@ def test_a_task_begins_with_no_labels_told():
   assert finish(state).told.tolist() == [-1] * 8
 
 
+@pytest.mark.long
 def test_the_score_is_never_negative_and_the_map_follows_it():
   scores = jitted("devnet")[2](learnt("devnet"), batch("devnet", range(10, 14)))
   assert float(scores.image.min()) >= 0
   assert bool((scores.pixel.max((1, 2)) <= scores.image * (1 + 1e-5)).all())
 
 
+@pytest.mark.long
 def test_two_steps_are_those_of_the_authors_optimiser():
   tensors = {n: jnp.asarray(seeded.tensor(n, (3, 5))) for n in "ab"}
   optimiser = deviation.optimise(1e-5)

@@ -58,6 +58,7 @@ def test_each_head_learns_from_its_own_images():
   np.testing.assert_allclose(masked, dra.losses(scores[:, :4], label[:4], jnp.ones(4), drawn))
 
 
+@pytest.mark.long
 def test_references_are_the_first_normal_images_of_each_task():
   update, finish, _ = jitted("dra")
   first = batch("dra", [1, 2, 3, 4], [True, True, True, False])
@@ -76,6 +77,7 @@ def test_references_are_the_first_normal_images_of_each_task():
   np.testing.assert_array_equal(state.reference[0], later.image[0])
 
 
+@pytest.mark.long
 def test_a_step_trains_all_heads_and_no_frozen_part():
   first = first_state("dra")
   state, _ = jitted("dra")[0](first, batch("dra", range(4)))
@@ -84,6 +86,7 @@ def test_a_step_trains_all_heads_and_no_frozen_part():
   assert_same_bits(first.frozen, state.frozen)
 
 
+@pytest.mark.long
 def test_what_looks_normal_lowers_the_score_and_leaves_the_map():
   score, state = jitted("dra")[2], learnt("dra")
   rows = batch("dra", range(10, 14))

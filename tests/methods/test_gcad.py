@@ -44,6 +44,7 @@ def test_the_same_code_is_the_same_description():
   assert same.shape == (3, 8, 8, 5) and float(same[0].std()) > 0
 
 
+@pytest.mark.long
 def test_the_first_epoch_measures_channels_and_learns_nothing():
   start, state = first_state("gcad"), measured()
   assert_same_bits((start.params, start.optimiser), (state.params, state.optimiser))
@@ -53,6 +54,7 @@ def test_the_first_epoch_measures_channels_and_learns_nothing():
     np.testing.assert_allclose(state.deviation[stage], x.std((0, 1, 2)), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_no_network_learns_from_who_imitates_it():
   state, update = measured(), jitted("gcad")[0]
   told = batch("gcad", range(4))._replace(epoch=AT(1))
@@ -66,6 +68,7 @@ def test_no_network_learns_from_who_imitates_it():
   assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.long
 def test_the_last_epoch_measures_maps_that_the_end_normalises():
   m, (update, finish, score) = method("gcad"), jitted("gcad")
   state = measured()._replace(loss=jnp.float32(7))

@@ -78,6 +78,7 @@ def test_valid_images_are_mixed_in_reversed_order():
   assert igd.partners(valid).tolist() == [3, 1, 2, 0, 4]
 
 
+@pytest.mark.long
 def test_the_first_epoch_collects_and_the_next_trains_from_the_centre_on():
   update, finish, _ = jitted("igd")
   first, rows = first_state("igd"), batch("igd", range(4))
