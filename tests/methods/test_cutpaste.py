@@ -47,6 +47,7 @@ def test_the_head_is_warmed_up_before_the_backbone_is_trained():
     assert (a != b).any()
 
 
+@pytest.mark.long
 def test_the_last_pass_changes_no_weight_and_embeds_the_images_as_they_are():
   update, finish, _ = jitted("cutpaste")
   before = learnt("cutpaste")

@@ -145,6 +145,7 @@ def features(rows) -> np.ndarray:
   return np.asarray(batch("efficientad", rows).features["layer1"], np.float64)
 
 
+@pytest.mark.long
 def test_the_first_epoch_measures_the_training_rows_and_learns_nothing():
   start, state = first_state("efficientad", n=16), measured()
   assert_same_bits((start.trained, start.optimiser), (state.trained, state.optimiser))
@@ -158,6 +159,7 @@ def test_the_first_epoch_measures_the_training_rows_and_learns_nothing():
 
 
 @pytest.mark.parametrize(("n", "used"), [(12, [9]), (8, range(8))])
+@pytest.mark.long
 def test_quantiles_are_of_held_out_rows_or_else_of_all(n, used):
   state = jitted("efficientad")[1](measured(range(n)))
   image = jnp.round(255 * batch("efficientad", used).image) / 255  # they are kept as bytes
