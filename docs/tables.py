@@ -24,10 +24,14 @@ _HEAD = {
 
 
 def lines(setting: str, dataset: str) -> dict[str, list[Record]]:
-  """Returns the good lines of each method in a setting on a data set."""
+  """Returns the good lines of each method in a setting on a data set, of its present VERSION."""
   folder = ROOT / "results" / "published" / setting / dataset
   found = {file.stem: records.read(file) for file in sorted(folder.glob("*.jsonl"))}
-  return {method: [r for r in rs if r.get("rows")] for method, rs in found.items()}
+  good: dict[str, list[Record]] = {}
+  for method, rs in found.items():
+    version = plugins.load("methods", method).VERSION
+    good[method] = [r for r in rs if r.get("rows") and r["versions"]["method"] == version]
+  return {method: rs for method, rs in good.items() if rs}
 
 
 def named(method: str) -> str:
