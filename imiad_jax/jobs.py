@@ -39,88 +39,114 @@ Config = Any  # ml_collections.ConfigDict, of whose entries a type checker knows
 _LIBRARIES = ("imiad_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
-def do(config: Config) -> None:
-  """Does the runs of a config that have no line yet, then prints the table of all of them.
+class Worker:
+  """Does runs of a config; what runs share, such as features, is kept from one to the next."""
+
+  def __init__(self, config: Config, store: features.Store):
+    _cache_compilations()
+    self._config, self._store = config, store
+
+  def attempt(self, group: list[plans.Job]) -> list[records.Record]:
+    """Does runs that differ by their seeds at once, and returns the line of each.
+
+    Where one fails, or they need too much memory, they are done one by one; the line of a run
+    that fails alone says why.
+    """
+    try:
+      return _lines(group, self._store, self._config)
+    except (engine.Failed, MemoryError, jax.errors.JaxRuntimeError) as e:
+      if len(group) > 1:
+        return [line for job in group for line in self.attempt([job])]
+      _LOG.error("failed: %s", e)
+      return [_line(group[0], self._store.index) | {"error": str(e)}]
+
+
+def do(config: Config, plan: plans.Plan) -> None:
+  """Does the runs of a plan that have no line yet, one after the other, and prints the table.
 
   Raises:
-    UserError: the config asks for what does not exist or does not go together.
+    UserError: runs failed.
   """
   records.check_writable(config.results)
-  _cache_compilations()
-  plan = plans.make(config)
-  store = features.Store(plan.index, plan.source, plan.stages)
-  jobs, todo = plan.jobs, plan.todo
-  _LOG.info("%d of %d runs are done already", len(jobs) - len(todo), len(jobs))
-  failed = done = 0
-  for group in plans.grouped(todo, config.replicas):
-    run = group[0].run
-    kw = ", ".join(f"{k}={v}" for k, v in run.setting_kw.items())
-    what = f"{run.method}, {run.setting}{f' ({kw})' if kw else ''}"
-    names = "+".join(run.categories)
-    more = f", seeds {'+'.join(str(job.run.seed) for job in group)}" if len(group) > 1 else ""
-    _LOG.info("run %d/%d: %s: %s%s", done + 1, len(todo), what, names, more)
-    failed += _some(group, store, config)
+  worker = Worker(config, features.Store(plan.index, plan.source, plan.stages))
+  _LOG.info("%d of %d runs are done already", len(plan.jobs) - len(plan.todo), len(plan.jobs))
+  done = 0
+  for group in plans.grouped(plan.todo, config.replicas):
+    _LOG.info("run %d/%d: %s", done + 1, len(plan.todo), plans.named(group))
+    for job, line in zip(group, worker.attempt(group), strict=True):
+      records.append(records.path(config.results, job.run), line)
     done += len(group)
-  if not todo:
+  conclude(config, plan)
+
+
+def conclude(config: Config, plan: plans.Plan) -> None:
+  """Prints the table of a plan's runs that have a line.
+
+  Raises:
+    UserError: runs of those that were left at first failed.
+  """
+  if not plan.todo:
     print("Nothing to do: every run of this config has its line of results already.\n")
-  files = list(dict.fromkeys(records.path(config.results, job.run) for job in jobs))
-  mine = {job.id for job in jobs}
+  files = list(dict.fromkeys(records.path(config.results, job.run) for job in plan.jobs))
+  mine = {job.id for job in plan.jobs}
   lines = [r for file in files for r in records.read(file) if r["id"] in mine]
   print(tables.text(tables.summary(lines) if "parts" in config else tables.sections(lines)))
   print("\nResults: " + "\n         ".join(map(str, files)))
+  tried = {job.id for job in plan.todo}
+  failed = sum("error" in line and line["id"] in tried for line in lines)
   if failed:
-    raise UserError(f"{failed} of {len(jobs)} runs failed; their lines of results say why.")
+    raise UserError(f"{failed} of {len(plan.jobs)} runs failed; their lines of results say why.")
 
 
-def _some(jobs: list[plans.Job], store: features.Store, config: Config) -> int:
-  """Does runs that differ by their seeds at once and writes their lines; returns how many failed.
-
-  Where one fails they are done one by one, so that the others do not.
-  """
+def _lines(
+  group: list[plans.Job], store: features.Store, config: Config
+) -> list[records.Record]:
+  """Does runs that differ by their seeds at once; returns their lines."""
   began = time.perf_counter()
   _forget_peak()
-  outcomes: list[list[engine.Outcome]] = [[] for _ in jobs]
-  costs: list[dict[str, Any]] = [{} for _ in jobs]
+  outcomes: list[list[engine.Outcome]] = [[] for _ in group]
+  costs: list[dict[str, Any]] = [{} for _ in group]
+  rows: list[list[dict[str, Any]]] = [[] for _ in group]
 
   def last(r: int, built: training.Built, state: State) -> None:
     if config.efficiency:
-      costs[r] = _cost(store, jobs[r].run, built, state)
+      costs[r] = _cost(store, group[r].run, built, state)
 
-  error = ""
-  rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
-  try:
-    for r, outcome in engine.together([job.run for job in jobs], store, last):
-      row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
-      rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
-      if config.gallery:
-        outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
-  except engine.Failed as e:
-    if len(jobs) > 1:
-      return sum(_some([job], store, config) for job in jobs)
-    _LOG.error("failed: %s", e)
-    error = str(e)
-  common = {
-    "seconds": round((time.perf_counter() - began) / len(jobs), 2),
-    "replicas": len(jobs),
+  for r, outcome in engine.together([job.run for job in group], store, last):
+    row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
+    rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
+    if config.gallery:
+      outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
+  measured = {
+    "seconds": round((time.perf_counter() - began) / len(group), 2),
+    "replicas": len(group),
     "peak_bytes": _peak_bytes(),
+  }
+  lines: list[records.Record] = []
+  for job, found, shown, cost in zip(group, rows, outcomes, costs, strict=True):
+    if shown:
+      folder = records.path(config.results, job.run).parent / "gallery"
+      picture = folder / f"{job.run.method}-{job.id}.png"
+      gallery.write(picture, shown, store, job.run.method_kw["size"], config.gallery)
+      print(f"Gallery: {picture}")
+    line = _line(job, store.index) | {"rows": found} | measured
+    lines.append(line | ({"efficiency": cost} if cost else {}))
+  return lines
+
+
+def _line(job: plans.Job, index: Index) -> records.Record:
+  """Returns what a run's line says before anything is measured, of the run and of this machine."""
+  return {
+    "id": job.id,
+    "run": job.run._asdict(),
+    "versions": job.versions,
+    "selection": _selection(job.run, index),
     "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     "python": platform.python_version(),
     "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     "commit": _commit(),
     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
   }
-  for job, found, shown, cost in zip(jobs, rows, outcomes, costs, strict=True):
-    run, file = job.run, records.path(config.results, job.run)
-    record: records.Record = {"id": job.id, "run": run._asdict(), "versions": job.versions}
-    record["selection"] = _selection(run, store.index)
-    record |= {"error": error} if error else {"rows": found}
-    record |= {"efficiency": cost} if cost else {}
-    if shown:
-      picture = file.parent / "gallery" / f"{run.method}-{job.id}.png"
-      gallery.write(picture, shown, store, run.method_kw["size"], config.gallery)
-      print(f"Gallery: {picture}")
-    records.append(file, record | common)
-  return len(jobs) if error else 0
 
 
 def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:

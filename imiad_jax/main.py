@@ -34,11 +34,12 @@ def main(argv: list[str]) -> None:
     )
   from imiad_jax import jobs, plans  # JAX takes a second to import: not for --help
 
+  config = _CONFIG.value
+  plan = plans.make(config)
   if _DRY_RUN.value:
-    config = _CONFIG.value
-    print(plans.outline(plans.make(config), str(config.results)))
+    print(plans.outline(plan, str(config.results)))
   else:
-    jobs.do(_CONFIG.value)
+    jobs.do(config, plan)
 
 
 if __name__ == "__main__":

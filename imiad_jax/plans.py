@@ -105,6 +105,35 @@ def grouped(jobs: list[Job], replicas: int) -> list[list[Job]]:
   ]
 
 
+def named(group: list[Job]) -> str:
+  """Returns in words what runs are that differ by their seeds alone."""
+  run = group[0].run
+  kw = ", ".join(f"{k}={v}" for k, v in run.setting_kw.items())
+  seeds = f", seeds {'+'.join(str(job.run.seed) for job in group)}" if len(group) > 1 else ""
+  setting = f"{run.setting} ({kw})" if kw else run.setting
+  return f"{run.method}, {setting}: {'+'.join(run.categories)}{seeds}"
+
+
+def shared(run: Run) -> tuple[Any, ...]:
+  """Returns what runs have in common that share features: categories, backbone and size."""
+  return (run.dataset, run.categories, run.method_kw["backbone"], run.method_kw["size"])
+
+
+def part(plan: Plan, k: int, n: int) -> Plan:
+  """Returns the k-th of n parts of a plan, of which each run is in one; k counts from 0.
+
+  Runs that share features stay together, whichever of them are done. The jobs of a part are those
+  of the whole plan: its table is.
+
+  Raises:
+    UserError: no such part.
+  """
+  if not 0 <= k < n:
+    raise UserError(f"Part {k} of {n} was asked for; the parts are 0 to {n - 1}.")
+  keys = list(dict.fromkeys(shared(job.run) for job in plan.jobs))
+  return plan._replace(todo=[job for job in plan.todo if keys.index(shared(job.run)) % n == k])
+
+
 def outline(plan: Plan, results: str) -> str:
   """Returns a plan as text: a line for each method and setting, with the time that may be left.
 

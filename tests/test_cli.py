@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imiad_jax import jobs, records, training
+from imiad_jax import jobs, plans, records, training
 from imiad_jax.errors import UserError
 from imiad_jax.methods import padim
 from imiad_jax.types import Scores
@@ -287,13 +287,13 @@ def test_a_failed_run_is_told_and_tried_again(synthetic_dir, tmp_path, monkeypat
     m.setattr(padim, "Model", broken)
     training._build.cache_clear()
     with pytest.raises(UserError, match=r"1 of 1 runs failed; their lines of results say why"):
-      jobs.do(config)
+      jobs.do(config, plans.make(config))
   training._build.cache_clear()
   (line,) = lines(tmp_path)
   assert line["error"] == "image scores of 45 of 45 images of bottle are not finite"
   assert "rows" not in line
   assert f"FAILED on bottle: {line['error']}" in capsys.readouterr().out
-  jobs.do(config)
+  jobs.do(config, plans.make(config))
   assert "FAILED" not in capsys.readouterr().out
   (line,) = records.read(tmp_path / "unsupervised/synthetic/padim.jsonl")
   assert numbers(line)[0]["task"] == "bottle" and "error" not in line
