@@ -23,15 +23,18 @@ _MISTAKES = (
 
 def run(program: Callable[[list[str]], None]) -> None:
   """Parses the flags and runs a command's main function."""
-  _log()
+  log()
   try:
     app.run(program, flags_parser=_parse)
   except UserError as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(2)
+  except KeyboardInterrupt:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(130)
 
 
-def _log() -> None:
+def log() -> None:
   """Shows the package's own progress on stderr; the libraries' only where they warn."""
   handler = logging.StreamHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -43,6 +43,7 @@ class Worker:
   """Does runs of a config; what runs share, such as features, is kept from one to the next."""
 
   def __init__(self, config: Config, store: features.Store):
+    """Takes the pixels and features of the config's data set."""
     _cache_compilations()
     self._config, self._store = config, store
 
@@ -98,9 +99,7 @@ def conclude(config: Config, plan: plans.Plan) -> None:
     raise UserError(f"{failed} of {len(plan.jobs)} runs failed; their lines of results say why.")
 
 
-def _lines(
-  group: list[plans.Job], store: features.Store, config: Config
-) -> list[records.Record]:
+def _lines(group: list[plans.Job], store: features.Store, config: Config) -> list[records.Record]:
   """Does runs that differ by their seeds at once; returns their lines."""
   began = time.perf_counter()
   _forget_peak()

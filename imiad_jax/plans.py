@@ -160,17 +160,17 @@ def outline(plan: Plan, results: str) -> str:
     if before:
       each = float(np.mean(before))
       total += each * len(todo)
-      table.append([*row, _time(each), _time(each * len(todo))])
+      table.append([*row, spoken(each), spoken(each * len(todo))])
     else:
       unknown += len(todo)
       table.append([*row, "?", "?"])
   shared = [["backbone", "size", "runs left"], *([*k, str(n)] for k, n in shares.items())]
-  said = f"{len(plan.todo)} of {len(plan.jobs)} runs are left, about {_time(total)}"
+  said = f"{len(plan.todo)} of {len(plan.jobs)} runs are left, about {spoken(total)}"
   said += f" and {unknown} runs of which no time is known." if unknown else "."
   return tables.text([("Runs", table), ("Features that runs share", shared)]) + f"\n\n{said}"
 
 
-def _time(seconds: float) -> str:
+def spoken(seconds: float) -> str:
   """Returns seconds as hours and minutes, or as seconds where they are few."""
   minutes = round(seconds / 60)
   return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else f"{seconds:.0f} s"
