@@ -84,6 +84,7 @@ def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.Conf
   config.data_dir = ""
   config.prepared_dir = cache.folder("prepared")
   config.results = "results"
+  config.checkpoint_minutes = 10.0
   config.gallery = 0
   config.efficiency = False
   if len(parts) == 1:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from imiad_jax import features, measures, parallel, plugins, training, views
+from imiad_jax.checkpoints import Checkpoint
 from imiad_jax.errors import UserError
 from imiad_jax.settings import common
 from imiad_jax.training import Built, Data, Told
@@ -52,10 +53,12 @@ def together(
   whats: list[Run],
   store: features.Store,
   last: Callable[[int, Built, State], None] = lambda *_: None,
+  checkpoint: Checkpoint | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
   """Runs Runs that differ by their seeds alone as replicas of one; yields each Outcome's run too.
 
-  `last` is called with each run's number, the method and the State after the last task.
+  `last` is called with each run's number, the method and the State after the last task. Where there
+  is a checkpoint the runs go on from it, and the Outcomes before it are not given again.
 
   Raises:
     UserError: the setting or method refuses what it was given; the runs are not alike.
@@ -72,12 +75,21 @@ def together(
     )
   sizes = [len(t.train) * views.copies(t.view) for t in lessons[0]]
   state, most = training.start(built, sizes, seeds)
+  first, passed = 0, 0
+  if checkpoint:
+    state, first, passed = checkpoint.restore(state)
   ahead = int(built.method.needs_others)  # the task of the other categories has no number
-  for i in range(len(sizes)):
+  for i in range(first, len(sizes)):
     began = time.perf_counter()
     told = _told(built.method, store, [tasks[i] for tasks in lessons], most, seeds)
     fetched = time.perf_counter()
-    state, logs = training.learn(built, state, told, [_seed(s, i) for s in seeds])
+
+    def after(state: State, epoch: int, i: int = i) -> None:
+      if checkpoint:
+        checkpoint.keep(state, i, epoch, epoch == built.method.epochs and i + 1 < len(sizes))
+
+    state, logs = training.learn(built, state, told, [_seed(s, i) for s in seeds], passed, after)
+    passed = 0
     jax.block_until_ready(state)
     learnt = time.perf_counter()
     _LOG.info(

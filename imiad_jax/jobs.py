@@ -29,6 +29,7 @@ from imiad_jax import (
   tables,
   training,
 )
+from imiad_jax.checkpoints import Checkpoint
 from imiad_jax.errors import UserError
 from imiad_jax.types import Index, Run, State
 
@@ -111,11 +112,14 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     if config.efficiency:
       costs[r] = _cost(store, group[r].run, built, state)
 
-  for r, outcome in engine.together([job.run for job in group], store, last):
-    row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
-    rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
-    if config.gallery:
-      outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
+  folder = records.path(config.results, group[0].run).parent / "checkpoints"
+  folder /= f"{group[0].run.method}-{_hash([job.id for job in group])}"
+  with Checkpoint(folder, config.checkpoint_minutes, rows) as checkpoint:
+    for r, outcome in engine.together([job.run for job in group], store, last, checkpoint):
+      row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
+      rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
+      if config.gallery:
+        outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
   measured = {
     "seconds": round((time.perf_counter() - began) / len(group), 2),
     "replicas": len(group),
@@ -161,15 +165,18 @@ def _selection(run: Run, index: Index) -> dict[str, dict[str, Any]]:
     official = np.concatenate([index.rows(c, "train") for c in task.tests])
     drawn = np.setdiff1d(task.train, official)
     drawn = task.train if len(np.setdiff1d(official, task.train)) else drawn
-    hashes = {"train": _hash(index.name[task.train]), "test": _hash(index.name[test])}
+    hashes = {
+      "train": _hash(index.name[task.train].tolist()),
+      "test": _hash(index.name[test].tolist()),
+    }
     out[task.name] = hashes | {"drawn": sorted(index.name[drawn].tolist())}
     if task.label.any():
       out[task.name]["told"] = sorted(set(index.kind[task.train[task.label == 1]].tolist()))
   return out
 
 
-def _hash(names: np.ndarray) -> str:
-  return hashlib.sha256("\n".join(sorted(names.tolist())).encode()).hexdigest()[:12]
+def _hash(names: list[str]) -> str:
+  return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:12]
 
 
 def _cost(

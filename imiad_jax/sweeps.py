@@ -74,14 +74,22 @@ class Sweep:
     self._say()
 
   def lost(self, worker: Hashable, why: str) -> None:
-    """Puts back, one by one, what a worker was given that is no more; or gives a run up."""
+    """Puts back what a worker was given that is no more, or gives it up after so many tries.
+
+    Runs that are done at once are then tried one by one: together they may need too much memory.
+    """
     self._at.pop(worker, None)
     group = self._given.pop(worker, [])
     for job in group:
       self._deaths[job.id] = self._deaths.get(job.id, 0) + 1
-      if self._deaths[job.id] < self._tries:
-        self._waiting.insert(0, [job])
-        continue
+    spent = bool(group) and self._deaths[group[0].id] >= self._tries
+    if spent and len(group) > 1:
+      self._waiting[:0] = [[job] for job in group]
+      self._deaths |= dict.fromkeys((job.id for job in group), 0)
+    elif group and not spent:
+      self._waiting.insert(0, group)
+    elif group:
+      (job,) = group
       error = f"its worker was lost {self._tries} times, the last time because {why}"
       line = {"id": job.id, "run": job.run._asdict(), "versions": job.versions, "error": error}
       records.append(records.path(self._root, job.run), line)

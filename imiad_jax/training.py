@@ -158,11 +158,25 @@ def start(built: Built, rows: list[int], seeds: list[int]) -> tuple[State, int]:
 
 
 def learn(
-  built: Built, state: State, told: Told, seeds: list[int]
+  built: Built,
+  state: State,
+  told: Told,
+  seeds: list[int],
+  passed: int = 0,
+  after: Callable[[State, int], None] = lambda *_: None,
 ) -> tuple[State, dict[str, float]]:
   """Learns one task: each of its rows once an epoch, in an order drawn from the replica's seed.
 
-  Returns the new State and the mean of each log over the last epoch.
+  Args:
+    built: the method.
+    state: as it is before the task, or with the epochs of it that are passed already.
+    told: what the task tells.
+    seeds: of each replica.
+    passed: how many epochs are.
+    after: called after each epoch with the State and the number of epochs passed by then.
+
+  Returns:
+    The new State and the mean of each log over the last epoch.
   """
   method, most, n = built.method, told.most, told.n
   steps = -(-n // method.batch)
@@ -176,14 +190,17 @@ def learn(
     rows[:, :n] = [rng.permutation(n) for rng in rngs]
     rows = rows.reshape(built.replicas, -1, method.batch)
     rows = rows if built.replicas > 1 else rows[0]
+    if number < passed:
+      continue  # what was drawn for it is drawn, so that the next order is the same
     if fits:
       state, logs = built.epoch(state, data, rows, np.int32(steps), np.int32(number), told.shared)
     else:
       state, logs = _streamed(built, state, told, rows, steps, number)
     jax.block_until_ready(logs)
+    after(state, number + 1)
     now = time.perf_counter()
     if now - said > _QUIET:
-      left = (now - began) / (number + 1) * (method.epochs - number - 1)
+      left = (now - began) / (number + 1 - passed) * (method.epochs - number - 1)
       _LOG.info("epoch %d/%d%s, %.0f s left", number + 1, method.epochs, written(logs), left)
       said = now
   return built.finish(state), {k: float(jnp.mean(v)) for k, v in logs.items()}

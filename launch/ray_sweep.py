@@ -4,10 +4,11 @@
   python launch/ray_sweep.py --config=configs/table_unsupervised.py
   python launch/ray_sweep.py --config=... --address=ray://<head>:10001 --gpus=1
 
-The workers return lines and this program writes them, so that only its own machine needs the folder
-of results; pictures are written by the workers, where they are. Each node needs the package, and
-the data set at the same path. Runs that share features go to the same worker. A worker or a node may
-be lost: another worker takes its place, and a run that lost three has failed.
+The workers return lines and this program writes them, so that only its own machine needs the
+folder of results; pictures and checkpoints are written by the workers, where they are. Each node
+needs the package, and the data set at the same path. Runs that share features go to the same
+worker. A worker or a node may be lost: another worker takes its place, and a run that lost three
+has failed.
 """
 
 import logging
