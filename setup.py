@@ -42,6 +42,7 @@ setup(
     "cuda": ["jax[cuda]>=0.10.2"],
     "hub": ["huggingface_hub>=1.0"],
     "lite": [lite1, lite2],
+    "ray": ["ray>=2.50"],
     "peers": ["anomalib>=2.7"],  # to be timed beside ours by benchmarks/
     "dev": [
       "pytest>=9",
@@ -51,6 +52,7 @@ setup(
       "ruff>=0.17",
       "pyright>=1.1.414",
       "scikit-image>=0.26",
+      "ray>=2.50",
       lite1,
       lite2,
     ],

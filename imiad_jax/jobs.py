@@ -71,7 +71,7 @@ def do(config: Config, plan: plans.Plan) -> None:
   """
   records.check_writable(config.results)
   worker = Worker(config, features.Store(plan.index, plan.source, plan.stages))
-  _LOG.info("%d of %d runs are done already", len(plan.jobs) - len(plan.todo), len(plan.jobs))
+  _LOG.info("%d runs are to do of %d", len(plan.todo), len(plan.jobs))
   done = 0
   for group in plans.grouped(plan.todo, config.replicas):
     _LOG.info("run %d/%d: %s", done + 1, len(plan.todo), plans.named(group))
@@ -144,7 +144,7 @@ def _line(job: plans.Job, index: Index) -> records.Record:
     "run": job.run._asdict(),
     "versions": job.versions,
     "selection": _selection(job.run, index),
-    "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "device": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
     "python": platform.python_version(),
     "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     "commit": _commit(),
@@ -208,7 +208,7 @@ def _peak_bytes() -> int:
 
   On Linux that is since `_forget_peak`, elsewhere since the process began.
   """
-  stats = jax.devices()[0].memory_stats()
+  stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
   with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Arrays over devices: one mesh with one axis, "data", along which rows are split.
+"""Arrays over the devices of a process: one mesh with one axis, "data", along which rows are split.
 
 The package uses `jax.jit` with `NamedSharding`, and `jax.shard_map`, instead of `jax.pmap`: pmap is
 in maintenance mode and is itself implemented so.
@@ -18,12 +18,12 @@ Tree = TypeVar("Tree")
 
 def count() -> int:
   """Returns the number of devices, to a multiple of which the rows of a batch are padded."""
-  return jax.device_count()
+  return jax.local_device_count()
 
 
 def mesh() -> Mesh:
-  """Returns the mesh of all devices. Meshes of two calls are equal, so jit compiles once."""
-  return Mesh(np.asarray(jax.devices()), (AXIS,), axis_types=(AxisType.Auto,))
+  """Returns the mesh of all devices of this process. Meshes of two calls are equal, so jit compiles once."""
+  return Mesh(np.asarray(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def shard(tree: Tree) -> Tree:

@@ -228,5 +228,5 @@ def _streamed(
 
 def _room() -> int:
   """Returns the bytes that a task's arrays may have on the device: half of its memory."""
-  stats = jax.devices()[0].memory_stats() or {}
+  stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit", 2 * RESIDENT) // 2

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,3 +131,16 @@ def test_the_program_itself_is_killed_and_started_again(synthetic_dir, tmp_path)
   finish(start(LOCAL[0], flags, tmp_path), tmp_path)
   assert workers("spawn_main", tmp_path) == []  # none goes on without the one that hands out
   assert numbers(tmp_path, "again") == quiet(synthetic_dir, tmp_path, seeds=20)
+
+
+@pytest.mark.long
+def test_hosts_that_jax_joins_do_a_part_each(synthetic_dir, tmp_path):
+  flags = config(tmp_path, synthetic_dir, 2, "joined")
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
+  flags += [f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+  hosts = [start(["launch/multihost.py"], [*flags, f"--process={k}"], tmp_path) for k in range(2)]
+  for process in hosts:
+    finish(process, tmp_path)
+  assert numbers(tmp_path, "joined") == quiet(synthetic_dir, tmp_path, seeds=2)
