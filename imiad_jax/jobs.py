@@ -93,6 +93,8 @@ def conclude(config: Config, plan: plans.Plan) -> None:
   mine = {job.id for job in plan.jobs}
   lines = [r for file in files for r in records.read(file) if r["id"] in mine]
   print(tables.text(tables.summary(lines) if "parts" in config else tables.sections(lines)))
+  for what, why in plan.refused.items():
+    print(f"\nLeft out: {what}: {why}")
   print("\nResults: " + "\n         ".join(map(str, files)))
   tried = {job.id for job in plan.todo}
   failed = sum("error" in line and line["id"] in tried for line in lines)
@@ -109,7 +111,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
   rows: list[list[dict[str, Any]]] = [[] for _ in group]
 
   def last(r: int, built: training.Built, state: State) -> None:
-    if config.efficiency:
+    if config.efficiency and group[r].run.seed == config.seeds[0]:  # it is the same for each
       costs[r] = _cost(store, group[r].run, built, state)
 
   folder = records.path(config.results, group[0].run).parent / "checkpoints"

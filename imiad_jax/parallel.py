@@ -22,7 +22,7 @@ def count() -> int:
 
 
 def mesh() -> Mesh:
-  """Returns the mesh of all devices of this process. Meshes of two calls are equal, so jit compiles once."""
+  """Returns the mesh of this process's devices. Meshes of two calls are equal: one compilation."""
   return Mesh(np.asarray(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -28,13 +28,14 @@ class Plan(NamedTuple):
   index: Index
   source: data.Source
   stages: dict[tuple[str, int], tuple[str, ...]]  # (backbone, size) -> what all runs want of it
+  refused: dict[str, str]  # "method in setting", where some of it is left out -> the first reason
 
 
 def make(config: Config) -> Plan:
-  """Returns the runs of a config.
+  """Returns the runs of a config; of several parts those that can be done.
 
   Raises:
-    UserError: the config asks for what does not exist or does not go together.
+    UserError: the config asks for what does not exist, or nothing of it goes together.
   """
   _check(config)
   parts = config.get("parts", (config,))
@@ -46,10 +47,34 @@ def make(config: Config) -> Plan:
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
   jobs = [job for part in parts for job in _expand(config, part, index, source)]
   jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
-  todo = [job for job in jobs if not records.done(records.path(config.results, job.run), job.id)]
-  for run in (job.run for job in todo):  # refused before the first one starts
-    engine.curriculum(run, index, training.build(run.method, run.method_kw).method)
-  return Plan(jobs, todo, index, source, stages)
+  jobs, refused = _accepted(jobs, index)
+  done = {
+    line["id"]
+    for file in {records.path(config.results, job.run) for job in jobs}
+    for line in records.read(file)
+    if "error" not in line
+  }
+  return Plan(jobs, [job for job in jobs if job.id not in done], index, source, stages, refused)
+
+
+def _accepted(jobs: list[Job], index: Index) -> tuple[list[Job], dict[str, str]]:
+  """Returns the jobs whose method and setting go together, and why the others do not.
+
+  Raises:
+    UserError: there are none, for the first reason.
+  """
+  good: list[Job] = []
+  refused: dict[str, str] = {}
+  for job in jobs:  # before the first one starts
+    run = job.run
+    try:
+      engine.curriculum(run, index, training.build(run.method, run.method_kw).method)
+      good.append(job)
+    except UserError as e:
+      refused.setdefault(f"{run.method} in {run.setting}", str(e))
+  if not good:
+    raise UserError(next(iter(refused.values())))
+  return good, refused
 
 
 def _expand(config: Config, part: Config, index: Index, source: data.Source) -> list[Job]:

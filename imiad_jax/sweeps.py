@@ -85,7 +85,7 @@ class Sweep:
     spent = bool(group) and self._deaths[group[0].id] >= self._tries
     if spent and len(group) > 1:
       self._waiting[:0] = [[job] for job in group]
-      self._deaths |= dict.fromkeys((job.id for job in group), 0)
+      self._deaths |= {job.id: 0 for job in group}
     elif group and not spent:
       self._waiting.insert(0, group)
     elif group:

@@ -12,6 +12,7 @@ has failed.
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> None:
     raise UserError("No config was given: python launch/ray_sweep.py --config=configs/...")
   try:
     import ray
+    from ray.exceptions import RayError
   except ImportError as e:
     raise UserError('Ray is not installed: python -m pip install ".[ray]".') from e
   import jax
@@ -82,7 +84,7 @@ def main(argv: list[str]) -> None:
       k = busy.pop(answer)
       try:
         sweep.took(k, ray.get(answer))
-      except ray.exceptions.RayError as e:
+      except RayError as e:
         sweep.lost(k, str(e).strip().splitlines()[0])
         workers[k] = Actor.remote(config)
       idle.append(k)
@@ -99,7 +101,7 @@ def _connect(ray: Any) -> None:
     raise UserError(f'There is no Ray cluster at "{_ADDRESS.value}": {e}') from e
 
 
-def _room(resources: dict[str, float]) -> int:
+def _room(resources: Mapping[str, float]) -> int:
   """Returns how many workers a cluster has room for."""
   room = resources.get("CPU", 0) / max(_CPUS.value, 1)
   if _GPUS.value:

@@ -1,11 +1,12 @@
 """Every config of a table can be made, whole and quick, and says how it is run."""
 
 import importlib
+import itertools
 from pathlib import Path
 
 import pytest
 
-from imiad_jax import plugins, training
+from imiad_jax import plans, plugins, training
 from imiad_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -63,6 +64,36 @@ def test_the_noisy_table_has_each_ratio_and_three_ways_to_re_weight():
     others = {(m, None) for m in table.METHODS if m != "patchcore"}
     kinds = others | {("patchcore", b) for b in (1, 3, 9)}
     assert met == {(*kind, r) for kind in kinds for r in ratios} and len(found) == len(met)
+
+
+def test_the_re_weighting_table_has_the_papers_neighbours_at_each_ratio():
+  table = importlib.import_module("configs.table_reweighting")
+  met = {(p.method_kw.reweight, p.setting_kw.ratio) for p in table.get_config(None).parts}
+  assert met == {(b, r) for b in (1, 2, 3, 6, 9) for r in (0.05, 0.1, 0.15, 0.2)}
+
+
+def test_the_unified_table_has_every_method_in_every_setting():
+  table = importlib.import_module("configs.table_unified")
+  met = {(p.method, p.setting) for p in table.get_config("quick").parts}
+  names = (plugins.names(kind) for kind in ("methods", "settings"))
+  assert met == set(itertools.product(*names))
+
+
+def test_what_does_not_go_together_is_left_out_of_a_table_with_a_reason(synthetic_dir, tmp_path):
+  table = importlib.import_module("configs.table_unified")
+  config = table.get_config("quick,methods=devnet+padim")
+  config.update(prepared_dir=synthetic_dir, results=str(tmp_path))
+  plan = plans.make(config)
+  met = {(job.run.method, job.run.setting) for job in plan.jobs}
+  every = {("padim", setting) for setting in plugins.names("settings")}
+  assert met == every | {("devnet", "fully_supervised")}
+  others = set(plugins.names("settings")) - {"fully_supervised"}
+  assert set(plan.refused) == {f"devnet in {setting}" for setting in others}
+  assert all("told as such" in why for why in plan.refused.values())
+  alone = [p for p in config.parts if (p.method, p.setting) == ("devnet", "noisy")]
+  config.parts = tuple(alone)
+  with pytest.raises(UserError, match="take fully_supervised"):
+    plans.make(config)
 
 
 def test_a_table_may_be_of_some_methods_and_seeds():

@@ -28,10 +28,10 @@ def test_groups_differ_by_their_seeds_alone():
 def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
   real = engine.together
 
-  def together(whats, store, last):
+  def together(whats, store, last, checkpoint):
     if any(w.seed == 1 for w in whats):
       raise engine.Failed("scores are not finite")
-    yield from real(whats, store, last)
+    yield from real(whats, store, last, checkpoint)
 
   monkeypatch.setattr(engine, "together", together)
   monkeypatch.setattr(jobs, "_cache_compilations", lambda: None)  # it is for the whole process
@@ -64,7 +64,7 @@ def test_an_outline_says_what_is_left_and_what_it_may_take(tmp_path):
     records.append(file, {"id": j.id, "rows": [], "seconds": seconds})
   records.append(file, {"id": given[2].id, "error": "no", "seconds": 1})
   nowhere: Any = None  # an outline reads no pixels
-  plan = plans.Plan(given, given[2:], pictures.Store().index, nowhere, {})
+  plan = plans.Plan(given, given[2:], pictures.Store().index, nowhere, {}, {})
   said = plans.outline(plan, str(tmp_path))
   lines = [" ".join(line.split()) for line in said.splitlines()]
   assert "padim unsupervised 6 2 0 h 01 min 0 h 04 min" in lines

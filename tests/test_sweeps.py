@@ -17,7 +17,7 @@ def job(seed: int, category: str) -> plans.Job:
 
 def plan(categories="abc", seeds: int = 3) -> plans.Plan:
   jobs = [job(s, c) for c in categories for s in range(seeds)]
-  return plans.Plan(jobs, jobs, pictures.Store().index, None, {})  # pyright: ignore
+  return plans.Plan(jobs, jobs, pictures.Store().index, None, {}, {})  # pyright: ignore
 
 
 @pytest.fixture
