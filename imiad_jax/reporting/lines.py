@@ -46,20 +46,30 @@ class Mean(NamedTuple):
 
 def entries(records: Iterable[Record]) -> list[Entry]:
   """Returns what the present lines measured, in their order; see `present`."""
-  kept = present(records)
-  varies = _varying(kept)
   out: list[Entry] = []
-  for record in kept:
+  for variant, record in labelled(records):
     run = record["run"]
-    dataset, setting, method = run["dataset"], run["setting"], run["method"]
-    own = {k: v for k, v in run["method_kw"].items() if (dataset, setting, method, k) in varies}
-    said = ", ".join(f"{k}={_plain(v)}" for k, v in own.items())
-    variant = f"{named(method)} ({said})" if said else named(method)
+    fixed = run["dataset"], run["setting"], run["setting_kw"], run["method"], run["method_kw"]
     for category, values in _values(record).items():
-      where = category if "/" in category else f"{dataset}/{category}"
-      fixed = (dataset, setting, run["setting_kw"], method, run["method_kw"])
+      where = category if "/" in category else f"{run['dataset']}/{category}"
       cost = record.get("efficiency", {})
       out.append(Entry(*fixed, variant, where, run["seed"], values, cost))
+  return out
+
+
+def labelled(records: Iterable[Record]) -> list[tuple[str, Record]]:
+  """Returns the present lines with their variants' names, see `Entry`."""
+  kept = present(records)
+  varies = _varying(kept)
+  out: list[tuple[str, Record]] = []
+  for record in kept:
+    run = record["run"]
+    where = run["dataset"], run["setting"], run["method"]
+    own = ", ".join(
+      f"{k}={_plain(v)}" for k, v in run["method_kw"].items() if (*where, k) in varies
+    )
+    name = named(run["method"])
+    out.append((f"{name} ({own})" if own else name, record))
   return out
 
 
@@ -194,7 +204,8 @@ def _values(record: Record) -> dict[str, dict[str, float]]:
   out: dict[str, dict[str, float]] = {}
   for row in rows:
     if row["learnt"] == last:
-      numbers = {k: v for k, v in row.items() if k != "learnt" and isinstance(v, int | float)}
+      said = {k: v for k, v in row.items() if k != "learnt"}
+      numbers = {k: float(v) for k, v in said.items() if isinstance(v, int | float)}
       out[row["task"]] = numbers | _by_kind(row.get("kinds", {}))
   names = list(dict.fromkeys(row["task"] for row in rows))
   for metric in tables.METRICS if last else ():
