@@ -97,7 +97,7 @@ def chosen(found: Iterable[Entry], column: Column) -> list[Entry]:
     for e in found
     if e.setting == column.setting and all(e.setting_kw.get(k) == v for k, v in column.kw.items())
   ]
-  return lines.best(mine, column.metric)
+  return lines.best(mine, column.metric, column.metric.startswith("fm_"))
 
 
 def _mean(found: list[Entry], column: Column) -> Mean | None:

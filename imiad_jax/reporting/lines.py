@@ -104,9 +104,13 @@ def grouped(found: Iterable[Entry]) -> dict[str, list[Entry]]:
   return {k: out[k] for k in sorted(out, key=str.lower)}
 
 
-def best(found: list[Entry], metric: str) -> list[Entry]:
-  """Returns the entries of the variant whose mean of a metric is highest; [] where none has it."""
-  means = {k: m.value for k, es in grouped(found).items() if (m := mean(es, metric))}
+def best(found: list[Entry], metric: str, lower: bool = False) -> list[Entry]:
+  """Returns the entries of the variant whose mean of a metric is highest; [] where none has it.
+
+  `lower`: less of the metric is better.
+  """
+  sign = -1 if lower else 1
+  means = {k: sign * m.value for k, es in grouped(found).items() if (m := mean(es, metric))}
   return grouped(found)[max(means, key=means.__getitem__)] if means else []
 
 
