@@ -231,6 +231,22 @@ KINDS = (
 
 def all(records: list[Record]) -> list[Figure]:
   """Returns the figures there are data for, of each data set, and of all the ranks."""
-  datasets = dict.fromkeys(r["run"]["dataset"] for r in records)
-  found = [kind.draw(records, dataset) for kind in KINDS for dataset in datasets]
+  found = [kind.draw(mine, dataset) for kind in KINDS for dataset, mine in _sets(records)]
   return [figure for figure in [*found, ranks.diagram(records)] if figure]
+
+
+def lacking(records: list[Record]) -> list[str]:
+  """Returns a sentence for each kind of figure that no data set has the lines for."""
+  return [
+    f"No lines show {kind.what}: {kind.command} makes them."
+    for kind in KINDS
+    if not any(kind.draw(mine, dataset) for dataset, mine in _sets(records))
+  ]
+
+
+def _sets(records: list[Record]) -> list[tuple[str, list[Record]]]:
+  """Returns the records of each data set."""
+  out: dict[str, list[Record]] = defaultdict(list)
+  for r in records:
+    out[r["run"]["dataset"]].append(r)
+  return list(out.items())

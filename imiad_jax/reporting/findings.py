@@ -147,19 +147,22 @@ def _few(found: list[Entry]) -> tuple[Verdict, str]:
   turned = [
     e
     for e in found
-    if e.method in FEATURES and (e.setting_kw.get("shots"), e.setting_kw.get("view")) == _EIGHT
+    if (e.setting, e.method in FEATURES, metric in e.values) == ("few_shot", True, True)
+    and (e.setting_kw.get("shots"), e.setting_kw.get("view")) == _EIGHT
   ]
   ratios: dict[str, float] = {}
   for method in sorted({e.method for e in turned}):
     few = [e for e in turned if e.method == method]
-    full = [e for e in found if (e.setting, e.method) == ("unsupervised", method)]
+    full = [
+      e for e in found if (e.setting, e.method) == ("unsupervised", method) and metric in e.values
+    ]
     shared = {e.category for e in few} & {e.category for e in full}
-    a, b = (
-      lines.mean(lines.best([e for e in side if e.category in shared], metric), metric)
-      for side in (few, full)
-    )
-    if a and b:
-      ratios[method] = a.value / b.value
+    if shared:
+      a, b = (
+        lines.level(lines.best([e for e in side if e.category in shared], metric), metric)
+        for side in (few, full)
+      )
+      ratios[method] = a / b
   if not ratios:
     need = "It takes a method with eight images and rotation, and with all images of a category"
     return "not enough runs", f"{need}: {_RUN}table_few_shot.py, {_RUN}table_unsupervised.py."
@@ -175,7 +178,9 @@ def _reweighting(found: list[Entry]) -> tuple[Verdict, str]:
   metric = "image_auroc"
   sides: dict[str, tuple[list[Entry], list[Entry]]] = defaultdict(lambda: ([], []))
   for e in found:
-    if (e.setting, e.method) == ("noisy", "patchcore") and e.setting_kw["ratio"] > 0.1:
+    if e.setting != "noisy" or e.method != "patchcore" or metric not in e.values:
+      continue
+    if e.setting_kw["ratio"] > 0.1:
       rest = {k: v for k, v in e.method_kw.items() if k != "reweight"}
       none = e.method_kw.get("reweight", 1) == 1
       sides[json.dumps([e.setting_kw, rest], sort_keys=True)][none].append(e)
@@ -185,9 +190,8 @@ def _reweighting(found: list[Entry]) -> tuple[Verdict, str]:
     return "not enough runs", f"{need}: {_RUN}table_noisy.py:methods=patchcore."
   said: list[str] = []
   for more, none in pairs:
-    a, b = lines.mean(more, metric), lines.mean(none, metric)
-    if a and b:
-      said.append(f"{a.value:.3f} against {b.value:.3f} at {more[0].setting_kw['ratio']:g}")
+    a, b = (lines.level(side, metric) for side in (more, none))
+    said.append(f"{a:.3f} against {b:.3f} at {more[0].setting_kw['ratio']:g}")
   more, none = ([e for pair in pairs for e in pair[k]] for k in (0, 1))
   evidence = f"Image AUROC with re-weighting against without: {', '.join(said)}. The difference"
   return _judged(gain(more, none, metric), evidence)
@@ -246,7 +250,7 @@ def _methods(
 
 def _means(methods: dict[str, list[Entry]], metric: str) -> dict[str, float]:
   """Returns the mean of each method, the highest first."""
-  means = {m: mean.value for m, es in methods.items() if (mean := lines.mean(es, metric))}
+  means = {method: lines.level(es, metric) for method, es in methods.items()}
   return dict(sorted(means.items(), key=lambda item: -item[1]))
 
 

@@ -4,6 +4,7 @@ Notation: c categories, s seeds. A category is named "data set/category", so tha
 several data sets can stand in one matrix.
 """
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
@@ -88,6 +89,7 @@ def present(records: Iterable[Record]) -> list[Record]:
   return [r for r in good if id(r) in chosen]
 
 
+@functools.cache
 def named(method: str) -> str:
   """Returns a method as its file calls it; one without a file by its own name."""
   if method not in plugins.names("methods"):
@@ -109,9 +111,16 @@ def best(found: list[Entry], metric: str, lower: bool = False) -> list[Entry]:
 
   `lower`: less of the metric is better.
   """
-  sign = -1 if lower else 1
-  means = {k: sign * m.value for k, es in grouped(found).items() if (m := mean(es, metric))}
-  return grouped(found)[max(means, key=means.__getitem__)] if means else []
+  variants = {k: [e for e in es if metric in e.values] for k, es in grouped(found).items()}
+  means = {k: level(es, metric) for k, es in variants.items() if es}
+  if not means:
+    return []
+  return variants[(min if lower else max)(means, key=means.__getitem__)]
+
+
+def level(found: Iterable[Entry], metric: str) -> float:
+  """Returns the mean of a metric as `mean` does, of entries of which some have it."""
+  return float(np.nanmean(matrix(found, metric), axis=1).mean())
 
 
 def matrix(found: Iterable[Entry], metric: str) -> Float[np.ndarray, "c s"]:

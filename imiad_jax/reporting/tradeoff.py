@@ -65,9 +65,11 @@ def picture(records: list[Record], dataset: str) -> Figure | None:
     ax.scatter(x, y, s=area, c=colours, alpha=0.55, lw=0)
     along = np.flatnonzero(best)[np.lexsort((y[best], x[best]))]
     ax.plot(x[along], y[along], color=drawing.COLOURS[0], linewidth=1, drawstyle="steps-post")
-    ax.margins(0.15)
+    ax.set_xlim(x.min() / 1.5, x.max() * 2)  # with room for the last name
+    ax.margins(y=0.15)
     ax.set_xlabel("milliseconds for one image")
     ax.set_ylabel("image AUROC")
+    ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
     ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     ax.grid(color=drawing.INK, alpha=0.12, linewidth=0.6)

@@ -71,6 +71,13 @@ def test_no_figure_without_its_data(kind):
   assert re.match(r"python -m imiad_jax.main --config=configs/table_\w+\.py", kind.command)
 
 
+def test_what_lacks_is_said_with_the_command_for_it():
+  assert figures.lacking(EVERYTHING) == []
+  (said,) = figures.lacking([r for r in EVERYTHING if r["run"]["setting"] != "noisy"])
+  assert "hidden defects" in said and "configs/table_noisy.py" in said
+  assert len(figures.lacking([])) == len(figures.KINDS)
+
+
 def test_one_page_can_hold_them_all():
   every = figures.all(EVERYTHING)
   assert figures.all(EVERYTHING) == every  # the same text every time
@@ -193,6 +200,13 @@ def test_points_are_means_of_what_was_measured():
   (point,) = tradeoff.points(rs, "mvtec_ad")
   assert point == ("PaDiM", pytest.approx(0.2), pytest.approx(0.8), 30)
   assert tradeoff.picture(rs, "mvtec_ad") is None  # one point is no trade-off
+
+
+def test_equal_points_are_drawn_and_named():
+  rs = [*costly("padim", 0.03, 0.9), *costly("spade", 0.03, 0.9)]
+  said = words(tradeoff.picture(rs, "mvtec_ad"))
+  assert {"PaDiM", "SPADE"} <= set(said)
+  assert {"20", "50"} & set(said)  # a scale within a decade has numbers
 
 
 def test_labels_do_not_touch():
