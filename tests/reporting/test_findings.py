@@ -212,6 +212,14 @@ def test_forgetting(bank, other, verdict):
   assert f"PatchCore {(0.9 - bank) / 2:.3f}" in evidence and "Shared" not in evidence
 
 
+def test_forgetting_is_that_of_the_variant_that_forgets_least():
+  rs = [continual("stpm", [[0.9], [0.5, 0.8]], "ab")]
+  for kept, size in ((0.89, 224), (0.5, 448)):
+    rs.append(continual("patchcore", [[0.9], [kept, 0.8]], "ab", own={"size": size}))
+  found, evidence = judged(rs, FORGETTING)
+  assert found == "supported" and "PatchCore 0.005" in evidence
+
+
 def test_forgetting_takes_another_method():
   assert judged([continual("patchcore", [[0.9], [0.9, 0.8]], "ab")], FORGETTING)[0] == (
     "not enough runs"

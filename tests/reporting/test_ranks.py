@@ -116,6 +116,13 @@ def test_what_lacks_categories_is_left_out_and_seeds_are_averaged():
   np.testing.assert_allclose(spade, (np.array(old) + 1) / 2)
 
 
+def test_many_methods_on_too_few_categories_do_not_stand_in_the_way():
+  names = ("cfa", "csflow", "cutpaste", "draem", "fastflow", "favae", "rd4ad", "stpm", "simplenet")
+  rs = spread((0.2, 0.1, 0.0), n=8)  # 3 x 8 values; all 12 methods have 3 categories, 36 values
+  rs += [r for m in names for r in auroc("unsupervised", m, [0.9] * 3)]
+  assert len(ranks.of(rs).categories) == 8
+
+
 def test_of_the_variants_of_a_method_the_best_counts():
   rs = spread((0.2, 0.1, 0.0))
   rs += auroc("unsupervised", "spade", [0.99] * 12, own={"size": 448})
