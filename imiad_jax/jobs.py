@@ -21,6 +21,7 @@ from imiad_jax import (
   cache,
   efficiency,
   engine,
+  evidence,
   features,
   gallery,
   plans,
@@ -107,6 +108,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
   began = time.perf_counter()
   _forget_peak()
   outcomes: list[list[engine.Outcome]] = [[] for _ in group]
+  kept: list[dict[str, evidence.Test]] = [{} for _ in group]
   costs: list[dict[str, Any]] = [{} for _ in group]
   rows: list[list[dict[str, Any]]] = [[] for _ in group]
 
@@ -120,6 +122,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     for r, outcome in engine.together([job.run for job in group], store, last, checkpoint):
       row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
       rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
+      kept[r][outcome.category] = evidence.of(outcome, store, group[r].run.method_kw["size"])
       if config.gallery:
         outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
   measured = {
@@ -128,7 +131,10 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     "peak_bytes": _peak_bytes(),
   }
   lines: list[records.Record] = []
-  for job, found, shown, cost in zip(group, rows, outcomes, costs, strict=True):
+  for job, found, tests, shown, cost in zip(group, rows, kept, outcomes, costs, strict=True):
+    if tests:
+      file = evidence.path(str(config.results), job.run, job.id)
+      evidence.write(file, list(tests.values()))
     if shown:
       folder = records.path(config.results, job.run).parent / "gallery"
       picture = folder / f"{job.run.method}-{job.id}.png"
