@@ -65,7 +65,7 @@ def of(outcome: engine.Outcome, store: features.Store, size: int) -> Test:
 
 
 def first_of_each(kinds: Sequence[str]) -> Integer[np.ndarray, " m"]:
-  """Picks the first two places of each kind: all first ones, good before the others, then seconds."""
+  """Picks the first two places of each kind: all first ones, good before the others; then second."""
   places: dict[str, list[int]] = defaultdict(list)
   for place, kind in enumerate(kinds):
     places[kind].append(place)

@@ -6,9 +6,10 @@ from importlib import resources
 import jinja2
 import markupsafe
 
-from imiad_jax import tables
+from imiad_jax import evidence, tables
 from imiad_jax.records import Record
-from imiad_jax.reporting import comparison, figures, findings, ranks, runs
+from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, ranks, runs
+from imiad_jax.types import Run
 
 _PARTS = [
   ("findings", "Findings"),
@@ -30,8 +31,7 @@ _LACKING = {
 
 def render(records: list[Record], results: str) -> str:
   """Returns the page of all records; their evidence is looked for below `results`."""
-  del results
-  sections = [runs.section(r) for r in records]
+  kept = [(r, evidence.read(evidence.path(results, Run(**r["run"]), r["id"]))) for r in records]
   found = jinja2.Environment(
     loader=jinja2.PackageLoader("imiad_jax.reporting"),
     autoescape=True,
@@ -51,11 +51,13 @@ def render(records: list[Record], results: str) -> str:
     verdict=ranks.verdict(records),
     figures=figures.all(records),
     no_figures=[],
-    exhibits=[],
-    runs=sections,
+    exhibits=exhibits.exhibits(kept),
+    runs=[runs.section(*one) for one in kept],
     run_table=_run_table(records),
     links=[f"run-{r['id']}" for r in records],
     lacking=_LACKING,
+    width=charts.WIDTH,
+    height=charts.HEIGHT,
   )
 
 
@@ -70,7 +72,7 @@ def grouped(rows: Sequence[comparison.Row]) -> list[list[comparison.Row]]:
 
 
 def _file(name: str) -> str:
-  return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+  return (resources.files("imiad_jax.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
 def _opening(records: list[Record]) -> str:

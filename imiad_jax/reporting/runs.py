@@ -3,10 +3,22 @@
 import json
 from typing import Any, NamedTuple
 
-from imiad_jax import tables
+from imiad_jax import evidence, tables
 from imiad_jax.records import Record
+from imiad_jax.reporting import charts
 
 Pairs = list[tuple[str, str]]
+
+
+class Seen(NamedTuple):
+  """What the evidence shows of one category's test."""
+
+  category: str
+  counts: tuple[int, int]  # normal, anomalous images
+  curves: list[charts.Chart]
+  histogram: charts.Histogram
+  confusion: charts.Confusion | None  # None where the test is of one class
+  misses: list[str]
 
 
 class Section(NamedTuple):
@@ -18,11 +30,12 @@ class Section(NamedTuple):
   metrics: list[tuple[str, tables.Table]]
   configuration: Pairs
   environment: Pairs
-  lacking: str  # a sentence that says what is not there and what would make it, or ""
+  seen: list[Seen]
+  command: str  # that makes the run
 
 
-def section(record: Record) -> Section:
-  """Returns the section of a run."""
+def section(record: Record, tests: list[evidence.Test]) -> Section:
+  """Returns the section of a run and its evidence."""
   run = record["run"]
   return Section(
     record["id"],
@@ -31,17 +44,50 @@ def section(record: Record) -> Section:
     tables.sections([record]) if record.get("rows") else [],
     _configuration(run, record["versions"]),
     _environment(record),
-    "",
+    [_seen(test, threshold(record, test.category)) for test in tests],
+    command(run),
   )
+
+
+def _seen(test: evidence.Test, at: float | None) -> Seen:
+  counts = (int((test.label == 0).sum()), int((test.label == 1).sum()))
+  return Seen(
+    test.category,
+    counts,
+    charts.curves(test),
+    charts.histogram(test, at),
+    None if at is None else charts.confusion(test, at),
+    [] if at is None else charts.misses(test, at),
+  )
+
+
+def threshold(record: Record, category: str) -> float | None:
+  """Returns the one with the best F1 of a category's own last test, None where there is none."""
+  rows = [row for row in record.get("rows", []) if row["task"] == category]
+  return rows[-1].get("image_threshold") if rows else None
+
+
+def command(run: dict[str, Any]) -> str:
+  """Returns the command that makes a run, its hyperparameters apart."""
+  said = f"--config=configs/default.py:method={run['method']},dataset={run['dataset']}"
+  said += "" if run["setting"] == "unsupervised" else f",setting={run['setting']}"
+  flags = [f"--config.setting_kw.{k}={plain(v)}" for k, v in run["setting_kw"].items() if v]
+  names = ",".join(f"'{name}'" for name in run["categories"])
+  flags += [f'--config.categories="({names},)"', f'--config.seeds="({run["seed"]},)"']
+  return f"python -m imiad_jax.main {said} {' '.join(flags)}"
 
 
 def title(record: Record) -> str:
   """Returns the method, data, setting and seed of a run in one line."""
   run = record["run"]
-  kw = ", ".join(f"{k}={plain(v)}" for k, v in run["setting_kw"].items())
-  setting = f"{run['setting']} ({kw})" if kw else run["setting"]
   names = "+".join(run["categories"])
-  return f"{run['method']} on {run['dataset']} / {names}, {setting}, seed {run['seed']}"
+  return f"{run['method']} on {run['dataset']} / {names}, {setting(run)}, seed {run['seed']}"
+
+
+def setting(run: dict[str, Any]) -> str:
+  """Returns the name of a run's setting, with its parameters."""
+  kw = ", ".join(f"{k}={plain(v)}" for k, v in run["setting_kw"].items())
+  return f"{run['setting']} ({kw})" if kw else run["setting"]
 
 
 def plain(value: Any) -> str:
