@@ -1,8 +1,8 @@
 """What a run keeps beside its line: the scores of its last tests, curves, a few small pictures.
 
 A file is <results>/<setting>/<data set>/evidence/<method>-<id>.npz. It is made for the report, and
-small: the pictures are 96 pixels wide, the first of each kind of a category, so that they are the
-same for every method that is tested on the same rows.
+small: the pictures are 96 pixels wide, the first of each kind of a category, which are the same for
+every method that is tested on the same rows, and the worst misses of the run.
 """
 
 import io
@@ -22,7 +22,9 @@ from imiad_jax.types import Run
 
 SIDE = 96  # of a picture; in JPEG, parts of 16 pixels do not touch each other
 _EACH = 2  # pictures of a kind
-_IN_ALL = 30  # pictures of a run, of which each category has as many
+_IN_ALL = 24  # of these in a run, of which each category has as many
+_LEAST = 4  # of these in a category
+MISSES = 2  # pictures of each class's worst misses
 _POINTS = 100  # of a curve by its false positive rate, and as many by its recall
 
 
@@ -46,13 +48,15 @@ def path(root: str, run: Run, identity: str) -> pathlib.Path:
   return records.path(root, run).parent / "evidence" / f"{run.method}-{identity}.npz"
 
 
-def of(outcome: engine.Outcome, store: features.Store, size: int) -> Test:
-  """Returns what to keep of an outcome of which the images have `size` pixels a side."""
+def of(outcome: engine.Outcome, store: features.Store, run: Run) -> Test:
+  """Returns what to keep of an outcome of a run."""
   index, rows = store.index, outcome.rows
   label, kind = index.label[rows], index.kind[rows]
   score, maps = np.asarray(outcome.scores.image), outcome.scores.pixel
-  shown = first_of_each(kind.tolist())
-  pixels = store.pixels(rows, size)
+  room = max(_IN_ALL // len(run.categories), _LEAST)
+  picked = [*first_of_each(kind.tolist())[:room], *worst(score, label, MISSES)]
+  shown = np.array([*dict.fromkeys(picked)], int)
+  pixels = store.pixels(rows, run.method_kw["size"])
   points, small = np.zeros((0, 4)), np.zeros((0, SIDE, SIDE))
   if maps is not None:
     valid = (label == 0) | (pixels.region > 0).any(axis=(1, 2))
@@ -65,13 +69,22 @@ def of(outcome: engine.Outcome, store: features.Store, size: int) -> Test:
 
 
 def first_of_each(kinds: Sequence[str]) -> Integer[np.ndarray, " m"]:
-  """Picks the first two places of each kind: all first ones, good before the others; then second."""
+  """Picks the first two places of each kind: first the first ones, that of "good" ahead."""
   places: dict[str, list[int]] = defaultdict(list)
   for place, kind in enumerate(kinds):
     places[kind].append(place)
   ordered = sorted(places, key=lambda kind: (kind != "good", kind))
   picked = [places[kind][k : k + 1] for k in range(_EACH) for kind in ordered]
   return np.array([place for one in picked for place in one], int)
+
+
+def worst(
+  score: Float[np.ndarray, " n"], label: Integer[np.ndarray, " n"], count: int
+) -> Integer[np.ndarray, " m"]:
+  """Picks the anomalous places with the lowest scores and the normal ones with the highest."""
+  order = np.argsort(score)
+  low, high = order[label[order] == 1], order[::-1][label[order[::-1]] == 0]
+  return np.concatenate([low[:count], high[:count]])
 
 
 def curve(
@@ -122,19 +135,18 @@ def write(file: pathlib.Path, tests: Sequence[Test]) -> None:
   """
   maps = np.concatenate([test.map.ravel() for test in tests])
   low, high = (np.percentile(maps, 1), maps.max()) if maps.size else (0, 1)
-  room = max(_IN_ALL // len(tests), 4)
   arrays: dict[str, np.ndarray] = {"categories": np.array([test.category for test in tests])}
   for k, test in enumerate(tests):
-    scaled = np.clip((test.map[:room] - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((test.map - low) / max(high - low, 1e-12), 0, 1)
     kept = {
       "name": test.name,
       "kind": test.kind,
       "label": test.label.astype(np.int8),
       "score": test.score.astype(np.float32),
       "curve": test.curve.astype(np.float32),
-      "shown": test.shown[:room],
-      "image": _jpeg(test.image[:room]),
-      "mask": np.packbits(test.mask[:room]),
+      "shown": test.shown,
+      "image": _jpeg(test.image),
+      "mask": np.packbits(test.mask),
       "map": _jpeg((255 * scaled).round().astype(np.uint8)),
     }
     arrays |= {f"{k}/{name}": array for name, array in kept.items()}
@@ -142,7 +154,7 @@ def write(file: pathlib.Path, tests: Sequence[Test]) -> None:
   part = file.with_suffix(f".{os.getpid()}.part")
   try:
     with open(part, "wb") as f:
-      np.savez_compressed(f, **arrays)
+      np.savez_compressed(f, allow_pickle=False, **arrays)
     part.replace(file)
   finally:
     part.unlink(missing_ok=True)

@@ -122,7 +122,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     for r, outcome in engine.together([job.run for job in group], store, last, checkpoint):
       row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
       rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
-      kept[r][outcome.category] = evidence.of(outcome, store, group[r].run.method_kw["size"])
+      kept[r][outcome.category] = evidence.of(outcome, store, group[r].run)
       if config.gallery:
         outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
   measured = {

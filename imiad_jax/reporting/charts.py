@@ -104,14 +104,6 @@ def confusion(test: evidence.Test, threshold: float) -> Confusion:
   )
 
 
-def misses(test: evidence.Test, threshold: float, count: int = 5) -> list[str]:
-  """Returns the images that a threshold tells wrong, each class's worst first, as sentences."""
-  low = [k for k in np.argsort(test.score) if test.label[k] == 1 and test.score[k] < threshold]
-  high = [k for k in np.argsort(-test.score) if test.label[k] == 0 and test.score[k] >= threshold]
-  said = [f"{test.name[k]} ({test.kind[k]}) passed with {test.score[k]:.4g}" for k in low[:count]]
-  return said + [f"{test.name[k]} is good, but has {test.score[k]:.4g}" for k in high[:count]]
-
-
 def _from_origin(x: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k+1"]:
   return np.concatenate([[0.0], x])
 

@@ -3,11 +3,22 @@
 import json
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from imiad_jax import evidence, tables
 from imiad_jax.records import Record
-from imiad_jax.reporting import charts
+from imiad_jax.reporting import charts, pictures
 
 Pairs = list[tuple[str, str]]
+
+
+class Miss(NamedTuple):
+  """One of the images that a run tells worst."""
+
+  name: str
+  said: str  # its kind and score
+  pictures: list[str]  # URIs of image, ground truth and, where there is one, map
+  missed: bool  # whether the threshold tells it wrong
 
 
 class Seen(NamedTuple):
@@ -18,7 +29,7 @@ class Seen(NamedTuple):
   curves: list[charts.Chart]
   histogram: charts.Histogram
   confusion: charts.Confusion | None  # None where the test is of one class
-  misses: list[str]
+  misses: list[Miss]
 
 
 class Section(NamedTuple):
@@ -41,7 +52,7 @@ def section(record: Record, tests: list[evidence.Test]) -> Section:
     record["id"],
     title(record),
     record.get("error", ""),
-    tables.sections([record]) if record.get("rows") else [],
+    _metrics(record),
     _configuration(run, record["versions"]),
     _environment(record),
     [_seen(test, threshold(record, test.category)) for test in tests],
@@ -57,8 +68,23 @@ def _seen(test: evidence.Test, at: float | None) -> Seen:
     charts.curves(test),
     charts.histogram(test, at),
     None if at is None else charts.confusion(test, at),
-    [] if at is None else charts.misses(test, at),
+    _misses(test, at),
   )
+
+
+def _misses(test: evidence.Test, at: float | None) -> list[Miss]:
+  """Returns the pictures that were kept of the lowest anomalous and the highest normal scores."""
+  picture = {int(place): k for k, place in enumerate(test.shown)}
+  misses: list[Miss] = []
+  for place in evidence.worst(test.score, test.label, evidence.MISSES).tolist():
+    if place in picture:
+      k = picture[place]
+      uris = [make(test, k) for make in (pictures.image, pictures.truth, pictures.heat)]
+      detected = at is None or test.score[place] >= np.float32(at)
+      missed = at is not None and detected != (test.label[place] == 1)
+      said = f"{test.kind[place]}, {test.score[place]:.4g}"
+      misses.append(Miss(str(test.name[place]), said, [uri for uri in uris if uri], bool(missed)))
+  return misses
 
 
 def threshold(record: Record, category: str) -> float | None:
@@ -93,6 +119,16 @@ def setting(run: dict[str, Any]) -> str:
 def plain(value: Any) -> str:
   """Returns a value of a config as it is written in JSON, a string without its quotes."""
   return value if isinstance(value, str) else json.dumps(value)
+
+
+def _metrics(record: Record) -> list[tuple[str, tables.Table]]:
+  if not record.get("rows"):
+    return []
+  found = [("After the last task", tables.scores([record]))]
+  if any(row["learnt"] for row in record["rows"]):
+    found.append(("Image AUROC task by task", tables.matrix_table([record], "image_auroc")))
+    found.append(("Performance and forgetting", tables.forgetting_table([record])))
+  return found
 
 
 def _configuration(run: dict[str, Any], versions: dict[str, str]) -> Pairs:
