@@ -8,6 +8,7 @@ every method that is tested on the same rows, and the worst misses of the run.
 import io
 import os
 import pathlib
+import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from imiad_jax import engine, features, records
+from imiad_jax.errors import UserError
 from imiad_jax.metrics import marks
 from imiad_jax.types import Run
 
@@ -161,11 +163,18 @@ def write(file: pathlib.Path, tests: Sequence[Test]) -> None:
 
 
 def read(file: pathlib.Path) -> list[Test]:
-  """Returns the tests of a run, its maps between 0 and 1; none where the file is not there."""
+  """Returns the tests of a run, its maps between 0 and 1; none where the file is not there.
+
+  Raises:
+    UserError: the file is broken.
+  """
   if not file.exists():
     return []
-  with np.load(file, allow_pickle=False) as arrays:
-    return [_read(arrays, k, str(name)) for k, name in enumerate(arrays["categories"])]
+  try:
+    with np.load(file, allow_pickle=False) as arrays:
+      return [_read(arrays, k, str(name)) for k, name in enumerate(arrays["categories"])]
+  except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile) as e:
+    raise UserError(f'"{file}" is no evidence of a run: {e}. Delete it; its line stays.') from e
 
 
 def _read(arrays: np.lib.npyio.NpzFile, k: int, category: str) -> Test:

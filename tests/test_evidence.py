@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from imiad_jax import data, engine, evidence, features, metrics
+from imiad_jax.errors import UserError
 from imiad_jax.types import Index, Run, Scores
 
 RUN = Run("synthetic", ("bottle", "woven"), "unsupervised", {}, "any", {"size": 64}, 0)
@@ -167,3 +168,11 @@ def test_what_cannot_be_written_leaves_what_was_there(file, store, monkeypatch):
 
 def test_nothing_is_read_where_there_is_no_file(file):
   assert evidence.read(file) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PK broken", b"\x93NUMPY"])
+def test_a_broken_file_is_named(file, content):
+  file.parent.mkdir(parents=True)
+  file.write_bytes(content)
+  with pytest.raises(UserError, match=r"any-0123456789ab.npz\" is no evidence of a run"):
+    evidence.read(file)

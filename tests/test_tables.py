@@ -192,14 +192,16 @@ def report(folder, out) -> subprocess.CompletedProcess:
   return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
-def test_report_writes_both_files(tmp_path):
+def test_report_writes_its_files(tmp_path):
   for r in EVERYTHING:
     records.append(records.path(str(tmp_path / "results"), Run(**r["run"])), r)
   done = report(tmp_path / "results", tmp_path / "out")
   assert (done.returncode, done.stderr) == (0, "")
   assert "from 5 runs" in done.stdout
   read = list(records.read_all(str(tmp_path / "results")))
-  assert (tmp_path / "out" / "report.md").read_text() == tables.markdown(read)
+  assert (tmp_path / "out" / "report.md").read_text().endswith(tables.markdown(read))
+  assert (tmp_path / "out" / "index.html").read_text().startswith("<!DOCTYPE html>")
+  assert (tmp_path / "out" / "report.tex").exists()
   assert (tmp_path / "out" / "report.csv").read_text() == tables.rows_csv(read)
 
 

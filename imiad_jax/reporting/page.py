@@ -8,7 +8,7 @@ import markupsafe
 
 from imiad_jax import evidence, tables
 from imiad_jax.records import Record
-from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, ranks, runs
+from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, lines, ranks, runs
 from imiad_jax.types import Run
 
 _PARTS = [
@@ -32,6 +32,11 @@ _LACKING = {
 def render(records: list[Record], results: str) -> str:
   """Returns the page of all records; their evidence is looked for below `results`."""
   kept = [(r, evidence.read(evidence.path(results, Run(**r["run"]), r["id"]))) for r in records]
+  present = lines.present(records)
+  current = {id(r) for r in present}
+  old = sum(bool(r.get("rows")) and id(r) not in current for r in records)
+  ranking = ranks.of(records)
+  unranked = [ranking] if isinstance(ranking, str) else []
   found = jinja2.Environment(
     loader=jinja2.PackageLoader("imiad_jax.reporting"),
     autoescape=True,
@@ -44,14 +49,14 @@ def render(records: list[Record], results: str) -> str:
     style=markupsafe.Markup(_file("style.css")),
     script=markupsafe.Markup(_file("script.js")),
     opening=_opening(records),
+    old=old,
     parts=_PARTS,
     findings=findings.find(records),
     tables=comparison.tables(records),
-    summary=tables.summary(records),
-    verdict=ranks.verdict(records),
+    summary=tables.summary(present),
     figures=figures.all(records),
-    no_figures=[],
-    exhibits=exhibits.exhibits(kept),
+    lacking_figures=[*figures.lacking(records), *unranked],
+    exhibits=exhibits.exhibits([one for one in kept if id(one[0]) in current]),
     runs=[runs.section(*one) for one in kept],
     run_table=_run_table(records),
     links=[f"run-{r['id']}" for r in records],

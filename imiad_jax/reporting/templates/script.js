@@ -1,12 +1,11 @@
 "use strict";
 
-const root = document.documentElement;
-const system = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => { root.dataset.theme = system.matches ? "dark" : "light"; };
-follow();
-system.addEventListener("change", follow);
+// Until it is switched, the page is as the system is.
 document.getElementById("theme").addEventListener("click", () => {
-  root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
+  const root = document.documentElement;
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = root.style.colorScheme || (dark ? "dark" : "light");
+  root.style.colorScheme = now === "dark" ? "light" : "dark";
 });
 
 const value = (body, column) => body.rows[0].cells[column]?.textContent.trim() ?? "";
