@@ -1,5 +1,6 @@
 """The page in a real browser, where there is a chromium: no error, tables sort, pictures load."""
 
+import html
 import json
 import pathlib
 import re
@@ -64,13 +65,19 @@ addEventListener("load", () => setTimeout(() => {
   seen.images = images.length;
   seen.broken = images.filter((image) => !image.complete || !image.naturalWidth).length;
   seen.wideOpen = document.documentElement.scrollWidth - innerWidth;
-  const out = document.createElement("pre");
-  out.id = "seen";
-  out.textContent = JSON.stringify(seen);
-  document.body.append(out);
+  seen.width = innerWidth;
+  parent.postMessage(JSON.stringify(seen), "*");
 }, 500));
 </script>
 """
+# Chromium has no window below 500 pixels.
+FRAME = """<pre id="seen"></pre>
+<iframe src="index.html" width="{width}" height="900" style="border: 0"></iframe>
+<script>
+addEventListener("message", (event) => {{
+  document.getElementById("seen").textContent = event.data;
+}});
+</script>"""
 ERRORS = """<script>
 const errors = [];
 addEventListener("error", (event) => errors.push(event.message), true);
@@ -109,13 +116,15 @@ def visit(report, request, tmp_path_factory) -> tuple[dict, str, str]:
   file = tmp_path_factory.mktemp("page") / "index.html"
   text = report.replace("<head>", f"<head>{ERRORS}").replace("</body>", f"{VISIT}</body>")
   file.write_text(text, encoding="utf-8")
+  frame = file.with_name("frame.html")
+  frame.write_text(FRAME.format(width=width), encoding="utf-8")
   dark = "--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1")
-  done = browse(
-    file, f"--window-size={width},900", dark, "--virtual-time-budget=8000", "--dump-dom"
-  )
-  found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+  done = browse(frame, "--window-size=1500,950", dark, "--virtual-time-budget=8000", "--dump-dom")
+  found = re.search(r'<pre id="seen">(.+?)</pre>', done.stdout, re.DOTALL)
   assert found, done.stderr[-2000:]
-  return json.loads(found[1]), done.stderr, scheme
+  seen = json.loads(html.unescape(found[1]))
+  assert seen["width"] == width
+  return seen, done.stderr, scheme
 
 
 def test_there_is_no_error(visit):
