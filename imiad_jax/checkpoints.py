@@ -63,7 +63,7 @@ class Checkpoint:
     _LOG.info("goes on from %s: task %d", self._folder, place["task"] + 1)
     return found["state"], place["task"], place["epoch"]
 
-  def keep(self, state: State, task: int, epoch: int, end: bool) -> None:
+  def keep(self, task: int, epoch: int, end: bool, state: State) -> None:
     """Writes a checkpoint if one is due: so many epochs of a task are passed, all of them at `end`.
 
     Replaces the one before.

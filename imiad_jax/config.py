@@ -87,6 +87,7 @@ def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.Conf
   config.checkpoint_minutes = 10.0
   config.gallery = 0
   config.efficiency = False
+  config.tensorboard = ""
   if len(parts) == 1:
     config.update(parts[0])
   else:

@@ -13,11 +13,10 @@ import jax
 import numpy as np
 
 from imiad_jax import features, measures, parallel, plugins, training, views
-from imiad_jax.checkpoints import Checkpoint
 from imiad_jax.errors import UserError
 from imiad_jax.settings import common
 from imiad_jax.training import Built, Data, Told
-from imiad_jax.types import Index, Method, Run, Scores, State, Task
+from imiad_jax.types import Index, Logs, Method, Run, Scores, State, Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,6 +37,20 @@ class Failed(Exception):
   """A run that cannot give a result, such as one whose scores are not finite."""
 
 
+class Hooks(NamedTuple):
+  """What is called while runs are done; the defaults do nothing."""
+
+  # (the first State) -> the one to begin with, its task, and the epochs of it that are passed
+  restore: Callable[[State], tuple[State, int, int]] = lambda state: (state, 0, 0)
+  # (task, epochs passed, whether that is a task's end before another one, State, logs)
+  epoch: Callable[[int, int, bool, State, Logs], None] = lambda *_: None
+  # (the run's number, its method, the State after the last task)
+  last: Callable[[int, Built, State], None] = lambda *_: None
+
+
+_NOTHING = Hooks()
+
+
 def run(what: Run, store: features.Store) -> Iterator[Outcome]:
   """Runs one Run; yields an Outcome for every category tested, in the order they are tested.
 
@@ -50,15 +63,11 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
 
 
 def together(
-  whats: list[Run],
-  store: features.Store,
-  last: Callable[[int, Built, State], None] = lambda *_: None,
-  checkpoint: Checkpoint | None = None,
+  whats: list[Run], store: features.Store, hooks: Hooks = _NOTHING
 ) -> Iterator[tuple[int, Outcome]]:
   """Runs Runs that differ by their seeds alone as replicas of one; yields each Outcome's run too.
 
-  `last` is called with each run's number, the method and the State after the last task. Where there
-  is a checkpoint the runs go on from it, and the Outcomes before it are not given again.
+  Outcomes before the State that is restored are not given again.
 
   Raises:
     UserError: the setting or method refuses what it was given; the runs are not alike.
@@ -75,18 +84,16 @@ def together(
     )
   sizes = [len(t.train) * views.copies(t.view) for t in lessons[0]]
   state, most = training.start(built, sizes, seeds)
-  first, passed = 0, 0
-  if checkpoint:
-    state, first, passed = checkpoint.restore(state)
+  state, first, passed = hooks.restore(state)
   ahead = int(built.method.needs_others)  # the task of the other categories has no number
   for i in range(first, len(sizes)):
     began = time.perf_counter()
     told = _told(built.method, store, [tasks[i] for tasks in lessons], most, seeds)
     fetched = time.perf_counter()
 
-    def after(state: State, epoch: int, i: int = i) -> None:
-      if checkpoint:
-        checkpoint.keep(state, i, epoch, epoch == built.method.epochs and i + 1 < len(sizes))
+    def after(epoch: int, state: State, logs: Logs, i: int = i) -> None:
+      end = epoch == built.method.epochs and i + 1 < len(sizes)
+      hooks.epoch(i, epoch, end, state, logs)
 
     state, logs = training.learn(built, state, told, [_seed(s, i) for s in seeds], passed, after)
     passed = 0
@@ -110,7 +117,7 @@ def together(
             )
             seconds = {}
       if i + 1 == len(sizes):
-        last(r, built, mine)
+        hooks.last(r, built, mine)
 
 
 def curriculum(what: Run, index: Index, method: Method) -> list[Task]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from imiad_jax import (
   cache,
+  curves,
   efficiency,
   engine,
   evidence,
@@ -31,8 +32,9 @@ from imiad_jax import (
   training,
 )
 from imiad_jax.checkpoints import Checkpoint
+from imiad_jax.curves import Curves
 from imiad_jax.errors import UserError
-from imiad_jax.types import Index, Run, State
+from imiad_jax.types import Index, Logs, Run, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -116,15 +118,24 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     if config.efficiency and group[r].run.seed == config.seeds[0]:  # it is the same for each
       costs[r] = _cost(store, group[r].run, built, state)
 
-  folder = records.path(config.results, group[0].run).parent / "checkpoints"
+  root = str(config.results)
+  drawn = Curves([curves.path(root, job.run, job.id) for job in group], config.tensorboard)
+  folder = records.path(root, group[0].run).parent / "checkpoints"
   folder /= f"{group[0].run.method}-{_hash([job.id for job in group])}"
   with Checkpoint(folder, config.checkpoint_minutes, rows) as checkpoint:
-    for r, outcome in engine.together([job.run for job in group], store, last, checkpoint):
+
+    def epoch(task: int, passed: int, end: bool, state: State, logs: Logs) -> None:
+      checkpoint.keep(task, passed, end, state)
+      drawn.add(task, passed, logs)
+
+    hooks = engine.Hooks(checkpoint.restore, epoch, last)
+    for r, outcome in engine.together([job.run for job in group], store, hooks):
       row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
       rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
       kept[r][outcome.category] = evidence.of(outcome, store, group[r].run)
       if config.gallery:
         outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
+  drawn.write()
   measured = {
     "seconds": round((time.perf_counter() - began) / len(group), 2),
     "replicas": len(group),
@@ -133,7 +144,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
   lines: list[records.Record] = []
   for job, found, tests, shown, cost in zip(group, rows, kept, outcomes, costs, strict=True):
     if tests:
-      file = evidence.path(str(config.results), job.run, job.id)
+      file = evidence.path(root, job.run, job.id)
       evidence.write(file, list(tests.values()))
     if shown:
       folder = records.path(config.results, job.run).parent / "gallery"

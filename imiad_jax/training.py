@@ -163,7 +163,7 @@ def learn(
   told: Told,
   seeds: list[int],
   passed: int = 0,
-  after: Callable[[State, int], None] = lambda *_: None,
+  after: Callable[[int, State, Logs], None] = lambda *_: None,
 ) -> tuple[State, dict[str, float]]:
   """Learns one task: each of its rows once an epoch, in an order drawn from the replica's seed.
 
@@ -173,7 +173,7 @@ def learn(
     told: what the task tells.
     seeds: of each replica.
     passed: how many epochs are.
-    after: called after each epoch with the State and the number of epochs passed by then.
+    after: called after each epoch with the number of epochs passed by then, the State and logs.
 
   Returns:
     The new State and the mean of each log over the last epoch.
@@ -197,7 +197,7 @@ def learn(
     else:
       state, logs = _streamed(built, state, told, rows, steps, number)
     jax.block_until_ready(logs)
-    after(state, number + 1)
+    after(number + 1, state, logs)
     now = time.perf_counter()
     if now - said > _QUIET:
       left = (now - began) / (number + 1 - passed) * (method.epochs - number - 1)

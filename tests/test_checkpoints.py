@@ -22,8 +22,8 @@ class Stopping(Checkpoint):
 
   left = 0
 
-  def keep(self, state: Any, task: int, epoch: int, end: bool) -> None:
-    super().keep(state, task, epoch, end)
+  def keep(self, task: int, epoch: int, end: bool, state: Any) -> None:
+    super().keep(task, epoch, end, state)
     self.left -= 1
     if self.left == 0:
       raise Stopped
@@ -32,7 +32,10 @@ class Stopping(Checkpoint):
 def do(run: Run, checkpoint: Checkpoint | None, rows: list[list[Any]]) -> list[dict]:
   """Does a run as jobs.py does; returns its rows but for the times."""
   store = pictures.Store(tasks=2)
-  for r, outcome in engine.together([run], store, checkpoint=checkpoint):
+  hooks = engine.Hooks()
+  if checkpoint:
+    hooks = engine.Hooks(checkpoint.restore, lambda *x: checkpoint.keep(*x[:4]))
+  for r, outcome in engine.together([run], store, hooks):
     rows[r].append({"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics)
   return rows[0]
 
@@ -63,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(method, stops, tmp_path):
 
 def test_a_run_that_failed_leaves_nothing(tmp_path):
   with pytest.raises(ValueError), Checkpoint(tmp_path / "a", 0.0, [[]]) as checkpoint:
-    checkpoint.keep(jnp.zeros(3), 0, 1, True)
+    checkpoint.keep(0, 1, True, jnp.zeros(3))
     raise ValueError
   assert not (tmp_path / "a").exists()
 
@@ -71,14 +74,14 @@ def test_a_run_that_failed_leaves_nothing(tmp_path):
 def kept(folder, state: Any, *place: int, rows: list[list[Any]]) -> None:
   """Leaves a checkpoint behind."""
   with pytest.raises(Stopped), Checkpoint(folder, 0.0, rows) as checkpoint:
-    checkpoint.keep({"a": jnp.zeros(2)}, 0, 0, False)  # is replaced
-    checkpoint.keep(state, *place, False)
+    checkpoint.keep(0, 0, False, {"a": jnp.zeros(2)})  # is replaced
+    checkpoint.keep(*place, False, state)
     raise Stopped
 
 
 def test_nothing_is_kept_before_it_is_due(tmp_path):
   with Checkpoint(tmp_path / "a", 10.0, [[]]) as checkpoint:
-    checkpoint.keep(jnp.zeros(3), 0, 1, True)
+    checkpoint.keep(0, 1, True, jnp.zeros(3))
     assert not (tmp_path / "a").exists()
 
 
@@ -97,11 +100,11 @@ def test_a_checkpoint_has_keys_bits_and_rows(tmp_path):
 
 def test_another_process_at_the_same_runs_is_left_alone(tmp_path):
   with Checkpoint(tmp_path / "a", 0.0, [[]]) as first:
-    first.keep({"a": jnp.ones(3)}, 0, 1, False)
+    first.keep(0, 1, False, {"a": jnp.ones(3)})
     with Checkpoint(tmp_path / "a", 0.0, [[]]) as second:
       found, *place = second.restore({"a": jnp.zeros(3)})
       assert (found["a"].tolist(), place) == ([0, 0, 0], [0, 0])
-      second.keep({"a": jnp.zeros(3)}, 1, 1, False)
+      second.keep(1, 1, False, {"a": jnp.zeros(3)})
     assert (tmp_path / "a" / "1").exists()
 
 
