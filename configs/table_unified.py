@@ -6,12 +6,12 @@
   python -m imiad_jax.main --config=configs/table_unified.py:dataset=mvtec_ad \\
     --config.data_dir=<folder>
 
-The settings are the paper's four (noisy at a ratio of 0.15, few shots of eight images) and the
-fully supervised one with ten anomalies told. What a method refuses is said in a sentence and left
-out.
-Quick is two categories of the drawn data set and one seed, without it all six and three seeds. The
-drawn data set is learnt with the embedded backbone and hyperparameters that a CPU can pay for, any
-other with those of each method's authors, for which take an accelerator;
+The settings are the paper's four (noisy at a ratio of 0.15, few shots of eight images, here also of
+two and with turned views) and the fully supervised one with ten anomalies told. What a method
+refuses is said in a sentence and left out. `python -m imiad_jax.report` makes all of its figures
+from these lines. Quick is two categories of the drawn data set and one seed, without it all six and
+three seeds. The drawn data set is learnt with the embedded backbone and hyperparameters that a CPU
+can pay for, any other with those of each method's authors, for which take an accelerator;
 `backbone=efficientnet_lite0` overrides that.
 """
 
@@ -20,7 +20,9 @@ from imiad_jax import config, plugins
 METHODS = plugins.names("methods")
 SETTINGS = (
   *(("unsupervised", {}), ("fully_supervised", {"anomalies": 10})),
-  *(("few_shot", {"shots": 8}), ("noisy", {"ratio": 0.15}), ("continual", {})),
+  *(("few_shot", {"shots": 2}), ("few_shot", {"shots": 8})),
+  ("few_shot", {"shots": 8, "view": "rotation"}),
+  *(("noisy", {"ratio": 0.15}), ("continual", {})),
 )
 
 
@@ -32,4 +34,6 @@ def variants(method: str, backbone: str, quick: bool):
 
 def get_config(arg: str | None = None):
   """Returns the config for "quick,dataset=,backbone=,methods=,seeds="."""
-  return config.table(arg, METHODS, variants)
+  out = config.table(arg, METHODS, variants)
+  out.efficiency = True
+  return out
