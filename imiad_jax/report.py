@@ -9,7 +9,7 @@ from absl import flags
 
 from imiad_jax import cli, records, tables
 from imiad_jax.errors import UserError
-from imiad_jax.reporting import comparison, page, writers
+from imiad_jax.reporting import comparison, findings, page, writers
 
 _RESULTS = flags.DEFINE_string("results", "results", "The folder of results.")
 _OUT = flags.DEFINE_string("out", "report", "The folder to write the report to.")
@@ -26,13 +26,19 @@ def main(argv: list[str]) -> None:
   compared = comparison.tables(rs)
   written = {
     "index.html": page.render(rs, _RESULTS.value),
-    "report.md": writers.markdown(compared) + "\n" + tables.markdown(rs),
+    "report.md": "\n".join([_findings(rs), writers.markdown(compared), tables.markdown(rs)]),
     "report.csv": tables.rows_csv(rs),
     "report.tex": writers.latex(compared),
   }
   for name, text in written.items():
     (out / name).write_text(text, encoding="utf-8")
   print(f"Wrote {', '.join(str(out / name) for name in written)} from {len(rs)} runs.")
+
+
+def _findings(rs: list[records.Record]) -> str:
+  """Returns the findings as a list in Markdown."""
+  lines = [f"- {f.claim} **{f.verdict}**: {f.evidence}" for f in findings.find(rs)]
+  return "\n".join(["## The paper's findings", "", *lines, ""])
 
 
 if __name__ == "__main__":

@@ -40,14 +40,20 @@ Key = tuple[str, str, str]  # data set, category, setting
 
 
 def exhibits(kept: list[tuple[Record, list[evidence.Test]]]) -> list[Exhibit]:
-  """Returns an exhibit for each category and setting: of each method its first run."""
+  """Returns an exhibit for each category and setting, of each method its first run.
+
+  Those of most methods come first.
+  """
   found: dict[Key, dict[str, tuple[Record, evidence.Test]]] = defaultdict(dict)
   for record, tests in kept:
     run = record["run"]
     for test in tests:
       key = (run["dataset"], test.category, runs.setting(run))
       found[key].setdefault(run["method"], (record, test))
-  return [_exhibit(key, list(found[key].values())) for key in sorted(found)]
+  return [
+    _exhibit(key, list(found[key].values()))
+    for key in sorted(found, key=lambda k: (-len(found[k]), k))
+  ]
 
 
 def _exhibit(key: Key, shown: list[tuple[Record, evidence.Test]]) -> Exhibit:

@@ -112,7 +112,7 @@ def title(record: Record) -> str:
 
 def setting(run: dict[str, Any]) -> str:
   """Returns the name of a run's setting, with its parameters."""
-  kw = ", ".join(f"{k}={plain(v)}" for k, v in run["setting_kw"].items())
+  kw = ", ".join(f"{k}={plain(v)}" for k, v in run["setting_kw"].items() if v != [])
   return f"{run['setting']} ({kw})" if kw else run["setting"]
 
 
