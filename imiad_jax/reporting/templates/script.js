@@ -51,3 +51,7 @@ function reveal() {
 }
 addEventListener("hashchange", reveal);
 reveal();
+
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll(".exhibit")) folded.open = true;
+});
