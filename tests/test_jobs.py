@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from imiad_jax import config, engine, jobs, plans, records
+from imiad_jax import config, engine, evidence, jobs, plans, records
 from imiad_jax.errors import UserError
 from imiad_jax.methods import padim
 from imiad_jax.types import Run
@@ -42,6 +42,10 @@ def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
   assert [line["id"] for line in lines] == [j.id for j in given]
   assert [line.get("error") for line in lines] == [None, "scores are not finite", None]
   assert [line.get("replicas") for line in lines] == [1, None, 1]
+  kept = [evidence.path(str(tmp_path), j.run, j.id) for j in given]
+  assert [file.exists() for file in kept] == [True, False, True]
+  (test,) = evidence.read(kept[0])
+  assert test.category == "c0" and len(test.map) == len(test.image) > 0
 
 
 def test_replicas_are_a_whole_number():
