@@ -166,6 +166,15 @@ def test_the_rows_of_a_method_stay_together():
   ]
 
 
+def test_commands_in_a_sentence_are_code_and_the_rest_is_text():
+  said = "Of <5>: python -m imiad_jax.main --config=a.py:quick --config.x, or b: not python -m x."
+  assert page.coded(said) == (
+    "Of &lt;5&gt;: <code>python -m imiad_jax.main --config=a.py:quick --config.x</code>, or b: "
+    "not python -m x."
+  )
+  assert page.coded("As python -m imiad_jax.main --config=configs/a.py.").endswith("a.py</code>.")
+
+
 # ---- what a run's evidence says ----
 
 

@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing else: no network, no other file."""
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 
@@ -44,7 +45,7 @@ def render(records: list[Record], results: str) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  found.filters["grouped"] = grouped
+  found.filters |= {"grouped": grouped, "coded": coded}
   return found.get_template("page.html").render(
     style=markupsafe.Markup(_file("style.css")),
     script=markupsafe.Markup(_file("script.js")),
@@ -74,6 +75,12 @@ def grouped(rows: Sequence[comparison.Row]) -> list[list[comparison.Row]]:
       out.append([])
     out[-1].append(row)
   return out
+
+
+def coded(text: str) -> markupsafe.Markup:
+  """Returns a sentence as HTML, with the commands in it marked as code."""
+  command = r"python -m imiad_jax\.main(?: --\S*\w)+"
+  return markupsafe.Markup(re.sub(command, r"<code>\g<0></code>", str(markupsafe.escape(text))))
 
 
 def _file(name: str) -> str:
