@@ -1,6 +1,7 @@
 """The gallery: of each category the pictures that runs kept, and every method's map of them."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +40,25 @@ class Exhibit(NamedTuple):
 Key = tuple[str, str, str]  # data set, category, setting
 
 
-def exhibits(kept: list[tuple[Record, list[evidence.Test]]]) -> list[Exhibit]:
+def exhibits(records: list[Record], read: Callable[[Record], list[evidence.Test]]) -> list[Exhibit]:
   """Returns an exhibit for each category and setting, of each method its first run.
 
-  Those of most methods come first.
+  Those of most methods come first. `read` gives a run's evidence, which is large: each is let go
+  before the next exhibit is made.
   """
-  found: dict[Key, dict[str, tuple[Record, evidence.Test]]] = defaultdict(dict)
-  for record, tests in kept:
+  found: dict[Key, dict[str, Record]] = defaultdict(dict)
+  for record in records:
     run = record["run"]
-    for test in tests:
-      key = (run["dataset"], test.category, runs.setting(run))
-      found[key].setdefault(run["method"], (record, test))
-  return [
-    _exhibit(key, list(found[key].values()))
-    for key in sorted(found, key=lambda k: (-len(found[k]), k))
-  ]
+    for row in record["rows"]:
+      key = (run["dataset"], row["task"], runs.setting(run))
+      found[key].setdefault(run["method"], record)
+  order = sorted(found, key=lambda key: (-len(found[key]), key))
+  return [_exhibit(key, [(r, _of(read(r), key[1])) for r in found[key].values()]) for key in order]
+
+
+def _of(tests: list[evidence.Test], category: str) -> evidence.Test:
+  (test,) = (test for test in tests if test.category == category)
+  return test
 
 
 def _exhibit(key: Key, shown: list[tuple[Record, evidence.Test]]) -> Exhibit:

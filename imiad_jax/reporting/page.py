@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing else: no network, no other file."""
 
+import pathlib
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -32,10 +33,15 @@ _LACKING = {
 
 def render(records: list[Record], results: str) -> str:
   """Returns the page of all records; their evidence is looked for below `results`."""
-  kept = [(r, evidence.read(evidence.path(results, Run(**r["run"]), r["id"]))) for r in records]
+
+  def file(r: Record) -> pathlib.Path:
+    return evidence.path(results, Run(**r["run"]), r["id"])
+
+  def read(r: Record) -> list[evidence.Test]:
+    return evidence.read(file(r))
+
   present = lines.present(records)
-  current = {id(r) for r in present}
-  old = sum(bool(r.get("rows")) and id(r) not in current for r in records)
+  old = sum(bool(r.get("rows")) for r in records) - len(present)
   ranking = ranks.of(records)
   unranked = [ranking] if isinstance(ranking, str) else []
   found = jinja2.Environment(
@@ -57,8 +63,8 @@ def render(records: list[Record], results: str) -> str:
     summary=tables.summary(present),
     figures=figures.all(records),
     lacking_figures=[*figures.lacking(records), *unranked],
-    exhibits=exhibits.exhibits([one for one in kept if id(one[0]) in current]),
-    runs=[runs.section(*one) for one in kept],
+    exhibits=exhibits.exhibits([r for r in present if file(r).exists()], read),
+    runs=[runs.section(r, read(r)) for r in records],
     run_table=_run_table(records),
     links=[f"run-{r['id']}" for r in records],
     lacking=_LACKING,

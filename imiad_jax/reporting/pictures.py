@@ -32,5 +32,5 @@ def heat(test: evidence.Test, k: int) -> str:
 def _uri(image: UInt8[np.ndarray, "h w 3"]) -> str:
   """Returns a picture as a data URI."""
   file = io.BytesIO()
-  Image.fromarray(image).save(file, format="WEBP", quality=80)
+  Image.fromarray(image).save(file, format="WEBP", quality=65)
   return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
