@@ -14,7 +14,7 @@ from imiad_jax import evidence, records
 from imiad_jax.reporting import charts, comparison, exhibits, page, pictures, runs
 from imiad_jax.types import Run
 
-PUBLISHED = pathlib.Path(__file__).parents[1] / "results" / "published"
+PUBLISHED = pathlib.Path(__file__).parents[2] / "results" / "published"
 VOID = {"meta", "link", "img", "input", "br", "path", "rect", "polyline", "use", "circle", "line"}
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from imiad_jax import evidence, records
 from imiad_jax.reporting import page
 from imiad_jax.types import Run
-from tests.test_page import drawn, record
+from tests.reporting.test_page import drawn, record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), "")
 
