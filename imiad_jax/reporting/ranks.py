@@ -47,7 +47,7 @@ def rank(values: Float[np.ndarray, "N k"], methods: list[str], categories: list[
 
 
 def critical(k: int, n: int, alpha: float = ALPHA) -> float:
-  """Returns Nemenyi's critical difference of k methods on n categories (equation 5.1 of Demsar)."""
+  """Returns Nemenyi's critical difference of k methods on n categories (Demsar, section 3.2.2)."""
   q = scipy.stats.studentized_range.ppf(1 - alpha, k, np.inf) / np.sqrt(2)
   return float(q * np.sqrt(k * (k + 1) / (6 * n)))
 
