@@ -18,7 +18,8 @@ class Cell(NamedTuple):
 
   text: str  # "" where there is nothing
   mark: Mark = ""  # "doubt": a published number that is known to be wrong
-  note: str = ""  # such as the interval of the mean, or what is wrong with the number
+  note: str = ""  # of how many runs it is, or what is wrong with the number
+  interval: str = ""  # of the mean, 95 %, where there are several runs
 
 
 class Row(NamedTuple):
@@ -64,6 +65,7 @@ def make(
   kept = [(c, ms) for c, ms in zip(columns, means, strict=True) if any(ms.values())]
   if not kept:
     return []
+  groups = {g: es for g, es in groups.items() if any(ms[g] for _, ms in kept)}
   printed = _printed(number, dataset)
   ours: dict[str, list[Cell]] = {g: [] for g in groups}
   theirs: dict[str, list[Cell]] = {g: [] for g in groups}
@@ -141,9 +143,9 @@ def _ours(mean: Mean | None, most: int, mark: Mark) -> Cell:
   c, s = mean.count
   note = f"{c} of {most} categories" if c < most else f"{c} categor{'y' if c == 1 else 'ies'}"
   note += f", {s} seed{'s' * (s > 1)}"
-  if mean.interval:
-    note += f", 95 % interval {mean.interval[0]:.3f} to {mean.interval[1]:.3f}"
-  return Cell(text, mark, note)
+  interval = "{:.3f} to {:.3f}".format(*mean.interval) if mean.interval else ""
+  note += f", 95 % interval {interval}" if interval else ""
+  return Cell(text, mark, note, interval)
 
 
 def _theirs(cell: published.Cell | None, mark: Mark) -> Cell:
@@ -163,6 +165,8 @@ def _less(mean: Mean | None, cell: published.Cell | None) -> Cell:
 
 def _caption(number: str, dataset: str, rows: list[Row], partial: bool) -> str:
   said = "Mean over categories and seeds, ± the spread over seeds"
+  if any(cell.interval for row in rows for cell in row.cells):
+    said += ", with 95 % bootstrap intervals over both"
   if partial:
     said += "; methods that lack categories are not ranked"
   if not any(row.kind == "paper" for row in rows):

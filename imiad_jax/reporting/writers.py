@@ -41,7 +41,8 @@ def _label(row: Row) -> str:
 def _in_markdown(cell: Cell) -> str:
   text = cell.text.translate(_PLAIN)
   wrapped = {"best": f"**{text}**", "second": f"*{text}*", "doubt": f"{text} (?)"}
-  return wrapped.get(cell.mark, text) if text else ""
+  more = f" ({cell.interval})" if cell.interval else ""
+  return wrapped.get(cell.mark, text) + more if text else ""
 
 
 def _in_latex(table: Table) -> str:
@@ -79,4 +80,5 @@ def _cell(cell: Cell) -> str:
     "second": rf"\underline{{{text}}}",
     "doubt": rf"{text}$^\dagger$",
   }
-  return wrapped.get(cell.mark, text) if text else ""
+  more = rf" {{\tiny {cell.interval.replace(' to ', '--')}}}" if cell.interval else ""
+  return wrapped.get(cell.mark, text) + more if text else ""

@@ -56,7 +56,8 @@ def test_seeds_give_a_spread_and_an_interval():
   ]
   (table,) = comparison.tables(rs)
   note = "1 category, 2 seeds, 95 % interval 0.800 to 0.900"
-  assert table.rows[0].cells == [Cell("0.850 ± 0.071", "", note)]
+  assert table.rows[0].cells == [Cell("0.850 ± 0.071", "", note, "0.800 to 0.900")]
+  assert "95 % bootstrap intervals" in table.caption
 
 
 def test_few_images_with_and_without_views():
@@ -134,6 +135,15 @@ def test_the_unified_view_averages_what_all_settings_have():
   assert texts(paper) == ["0.992", "0.975", "0.864", "0.919", "0.938"]  # Table XIII
 
 
+def test_what_has_no_number_has_no_row():
+  rs = [
+    *auroc("unsupervised", "padim", [0.9], dataset="x"),
+    *auroc("noisy", "padim", [0.9], dataset="x", kw={"ratio": 0.15}),
+    *auroc("fully_supervised", "bgad", [0.9], dataset="x", kw={"anomalies": 10, "kinds": 0}),
+  ]
+  assert [r.label for r in comparison.tables(rs)[-1].rows] == ["PaDiM"]
+
+
 def test_another_noise_has_no_published_number_in_the_unified_view():
   rs = [
     *auroc("unsupervised", "patchcore", [0.9]),
@@ -161,7 +171,7 @@ TABLE = comparison.Table(
   "± the spread.",
   ["method", "x_1"],
   [
-    comparison.Row("M_1 | 2", "ours", [Cell("0.9 ± 0.1", "best")]),
+    comparison.Row("M_1 | 2", "ours", [Cell("0.9 ± 0.1", "best", "", "0.8 to 1.0")]),
     comparison.Row("M_1 | 2", "paper", [Cell("0.8", "doubt", "wrong")]),
     comparison.Row("M_1 | 2", "difference", [Cell("")]),
   ],
@@ -172,7 +182,7 @@ def test_markdown_escapes_and_marks():
   head, rule, *rows = writers.markdown([TABLE]).splitlines()[2:7]
   assert (head, rule) == ("| method | x\\_1 |", "|---|---|")
   assert rows == [
-    "| M\\_1 \\| 2 | **0.9 ± 0.1** |",
+    "| M\\_1 \\| 2 | **0.9 ± 0.1** (0.8 to 1.0) |",
     "| paper | 0.8 (?) |",
     "| ours - paper |  |",
   ]
@@ -182,7 +192,7 @@ def test_latex_escapes_and_marks():
   written = writers.latex([TABLE])
   assert r"\caption{A\_b on 5 \%. $\pm$ the spread.}" in written
   assert r"method & x\_1 \\" in written
-  assert r"M\_1 | 2 & \textbf{0.9 $\pm$ 0.1} \\" in written
+  assert r"M\_1 | 2 & \textbf{0.9 $\pm$ 0.1} {\tiny 0.8--1.0} \\" in written
   assert r"\textcolor{gray}{\itshape 0.8$^\dagger$}" in written
   assert written.count(r"\begin") == written.count(r"\end")
   depth = written.replace(r"\{", "").replace(r"\}", "")
