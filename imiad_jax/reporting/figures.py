@@ -56,12 +56,12 @@ def matrices(records: list[Record], dataset: str) -> Figure | None:
     for ax in axes.flat[len(means) :]:
       ax.set_visible(False)
     low = min(np.nanmin(m) for m in means.values())
-    for ax, (variant, mean) in zip(axes.flat, means.items(), strict=False):
+    for k, (ax, (variant, mean)) in enumerate(zip(axes.flat, means.items(), strict=False)):
       _heat(ax, mean, low)
       ax.set_title(variant)
       ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90)
       ax.set_yticks(np.arange(len(mean)) + 0.5, [f"task {i + 1}" for i in range(len(mean))])
-      ax.tick_params(length=0, labelbottom=ax in axes[-1] or ax is axes.flat[len(means) - 1])
+      ax.tick_params(length=0, labelbottom=k >= len(means) - columns)
 
   tasks = len(next(iter(means.values())))
   caption = "Image AUROC of each category (across) after each task (down), mean over seeds. "

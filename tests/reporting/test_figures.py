@@ -134,6 +134,11 @@ def test_matrix_has_the_mean_over_seeds():
   assert words(figure)[:3] == ["a", "b", "c"] and "PaDiM" in words(figure)
 
 
+def test_the_lowest_matrix_of_each_column_has_the_names():
+  rs = [continual(m, LOWER) for m in ("padim", "patchcore", "stpm")]  # the third alone below
+  assert [w for w in words(figures.matrices(rs, "mvtec_ad")) if w in "abc"] == list("abc") * 2
+
+
 def test_matrix_is_of_the_order_of_tasks_that_most_lines_have():
   rs = [*[continual(m, LOWER) for m in ("padim", "patchcore")], continual("padim", LOWER, "cab")]
   assert [w for w in words(figures.matrices(rs, "mvtec_ad")) if w in "abc"] == list("abc") * 2
