@@ -31,6 +31,7 @@ class Outcome(NamedTuple):
   metrics: measures.Measured
   scores: Scores  # numpy arrays, one for each row
   seconds: dict[str, float]
+  final: bool  # whether the task learnt last is the run's last one
 
 
 class Failed(Exception):
@@ -111,10 +112,9 @@ def together(
         for category, rows in seen.tests.items():
           if len(rows):
             found, scores, spent = _test(built, mine, store, category, rows)
-            yield (
-              r,
-              Outcome(i - ahead, j - ahead, category, rows, found, scores, _sum(seconds, spent)),
-            )
+            final, seconds = i + 1 == len(sizes), _sum(seconds, spent)
+            at = (i - ahead, j - ahead, category, rows)
+            yield r, Outcome(*at, found, scores, seconds, final)
             seconds = {}
       if i + 1 == len(sizes):
         hooks.last(r, built, mine)

@@ -110,7 +110,7 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
   began = time.perf_counter()
   _forget_peak()
   outcomes: list[list[engine.Outcome]] = [[] for _ in group]
-  kept: list[dict[str, evidence.Test]] = [{} for _ in group]
+  tests: list[list[evidence.Test]] = [[] for _ in group]
   costs: list[dict[str, Any]] = [{} for _ in group]
   rows: list[list[dict[str, Any]]] = [[] for _ in group]
 
@@ -132,9 +132,9 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     for r, outcome in engine.together([job.run for job in group], store, hooks):
       row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
       rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
-      kept[r][outcome.category] = evidence.of(outcome, store, group[r].run)
-      if config.gallery:
-        outcomes[r] = [o for o in outcomes[r] if o.learnt == outcome.learnt] + [outcome]
+      if outcome.final:
+        tests[r].append(evidence.of(outcome, store, group[r].run))
+        outcomes[r] += [outcome] if config.gallery else []
   drawn.write()
   measured = {
     "seconds": round((time.perf_counter() - began) / len(group), 2),
@@ -142,10 +142,9 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
     "peak_bytes": _peak_bytes(),
   }
   lines: list[records.Record] = []
-  for job, found, tests, shown, cost in zip(group, rows, kept, outcomes, costs, strict=True):
-    if tests:
-      file = evidence.path(root, job.run, job.id)
-      evidence.write(file, list(tests.values()))
+  for job, found, seen, shown, cost in zip(group, rows, tests, outcomes, costs, strict=True):
+    if seen:
+      evidence.write(evidence.path(root, job.run, job.id), seen)
     if shown:
       folder = records.path(config.results, job.run).parent / "gallery"
       picture = folder / f"{job.run.method}-{job.id}.png"

@@ -42,7 +42,7 @@ def outcome(store, category="bottle", seed=0, localises=True) -> engine.Outcome:
   maps = maps + 0.5 * (store.pixels(rows, 64).region > 0) + 1e-3 * rng.random(maps.shape)
   image = (rng.random(len(rows)) + store.index.label[rows]).astype(np.float32)
   scores = Scores(image, maps.astype(np.float32) if localises else None)
-  return engine.Outcome(0, 0, category, rows, {}, scores, {})
+  return engine.Outcome(0, 0, category, rows, {}, scores, {}, True)
 
 
 # ---- curves ----

@@ -80,7 +80,7 @@ def seen(synthetic_dir):
       rows = index.rows(category, "test")[::8]
       maps = rng.random((len(rows), size, size), np.float32) if pixel else None
       scores = Scores(rng.random(len(rows), np.float32), maps)
-      outcomes.append(engine.Outcome(1, 0, category, rows, {}, scores, {}))
+      outcomes.append(engine.Outcome(1, 0, category, rows, {}, scores, {}, True))
     return outcomes, features.Store(index, source)
 
   return make
