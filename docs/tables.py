@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Callable
 
-from imiad_jax import plugins, published, records, tables
+from imiad_jax import plugins, published, records, summary, tables
 from imiad_jax.records import Record
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,7 +85,7 @@ def crossed(name: str, dataset: str) -> tables.Table:
 
 
 def _summary(name: str, dataset: str) -> list[tuple[str, tables.Table]]:
-  return tables.summary(r for rs in lines(name, dataset).values() for r in rs)
+  return summary.of(r for rs in lines(name, dataset).values() for r in rs)
 
 
 TABLES: dict[str, Callable[[], tables.Table]] = {

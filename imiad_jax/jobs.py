@@ -28,6 +28,7 @@ from imiad_jax import (
   plans,
   plugins,
   records,
+  summary,
   tables,
   training,
 )
@@ -95,7 +96,7 @@ def conclude(config: Config, plan: plans.Plan) -> None:
   files = list(dict.fromkeys(records.path(config.results, job.run) for job in plan.jobs))
   mine = {job.id for job in plan.jobs}
   lines = [r for file in files for r in records.read(file) if r["id"] in mine]
-  print(tables.text(tables.summary(lines) if "parts" in config else tables.sections(lines)))
+  print(tables.text(summary.of(lines) if "parts" in config else tables.sections(lines)))
   for what, why in plan.refused.items():
     print(f"\nLeft out: {what}: {why}")
   print("\nResults: " + "\n         ".join(map(str, files)))

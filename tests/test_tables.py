@@ -9,7 +9,7 @@ import uuid
 import numpy as np
 import pytest
 
-from imiad_jax import records, tables
+from imiad_jax import records, summary, tables
 from imiad_jax.types import Run
 
 VERSIONS = {"method": "1", "data": "aaaa"}
@@ -227,7 +227,7 @@ def test_summary_has_a_line_for_each_variant_and_a_column_for_what_varies():
     for s, c, v in [(10, "a", 0.9), (10, "b", 0.7), (2, "a", 0.6), (2, "b", 0.5)]
   ]
   few[1]["peak_bytes"] = 2_500_000_000
-  (one, two) = tables.summary([*few, continual(LOWER), record("broken", setting="few_shot")])
+  (one, two) = summary.of([*few, continual(LOWER), record("broken", setting="few_shot")])
   assert one == (
     "few_shot on synthetic",
     [
@@ -245,7 +245,7 @@ def test_a_run_without_test_images_says_so():
   nothing = record([])
   ((title, table),) = tables.sections([nothing])
   assert "no test images" in title and table == []
-  assert tables.summary([nothing]) == [] and tables.text([(title, table)])
+  assert summary.of([nothing]) == [] and tables.text([(title, table)])
 
 
 def test_summary_tells_variants_of_a_method_apart_by_what_varies():
@@ -253,7 +253,7 @@ def test_summary_tells_variants_of_a_method_apart_by_what_varies():
   rs[0]["run"]["method_kw"] = {"reweight": 1, "size": 224}
   rs[1]["run"]["method_kw"] = {"reweight": 9, "size": 224}
   rs[2]["run"] |= {"method": "other", "method_kw": {"size": 32}}
-  ((_, table),) = tables.summary(rs)
+  ((_, table),) = summary.of(rs)
   assert [line[:2] for line in table[1:]] == [
     ["other", "0.500"],
     ["padim (reweight=1)", "0.900"],
@@ -267,18 +267,18 @@ def test_summary_has_variants_of_the_setting_across_where_there_are_several_meth
     for r, v in [(0.2, 0.7), (0.1, 0.9), (0.1, 0.8)]
   ]
   rs[2]["run"]["method"] = "other"
-  (lines, across) = tables.summary(rs)
+  (lines, across) = summary.of(rs)
   assert len(lines[1]) == 4 and across == (
     "noisy on synthetic: I-AUROC by ratio",
     [["method", "0.1", "0.2"], ["other", "0.800", ""], ["padim", "0.900", "0.700"]],
   )
-  assert len(tables.summary(rs[:2])) == 1
+  assert len(summary.of(rs[:2])) == 1
 
 
 def test_summary_has_bytes_where_they_were_measured():
   rs = [record([row("a", image_auroc=0.5)], ("a",), seed=seed) for seed in (0, 1)]
   rs[1]["efficiency"] = {"scoring_bytes": 1_500_000}
-  ((_, table),) = tables.summary(rs)
+  ((_, table),) = summary.of(rs)
   assert (table[0][-1], table[1][-1]) == ("MB", "1.50")
 
 
@@ -286,6 +286,6 @@ def test_summary_tells_seen_from_unseen_kinds_where_anomalies_were_told():
   kinds = {"crack": {"auroc": 0.9}, "hole": {"auroc": 0.6}, "stain": {"auroc": 0.4}}
   told = record([row("a", image_auroc=0.7, kinds=kinds)], ("a",), setting="fully_supervised")
   told["selection"] = {"a": {"told": ["crack"]}}
-  ((_, table),) = tables.summary([told])
+  ((_, table),) = summary.of([told])
   assert table[0][1:4] == ["I-AUROC", "seen", "unseen"]
   assert table[1][1:4] == ["0.700", "0.900", "0.500"]

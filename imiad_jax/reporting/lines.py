@@ -67,7 +67,7 @@ def labelled(records: Iterable[Record]) -> list[tuple[str, Record]]:
     run = record["run"]
     where = run["dataset"], run["setting"], run["method"]
     own = ", ".join(
-      f"{k}={_plain(v)}" for k, v in run["method_kw"].items() if (*where, k) in varies
+      f"{k}={tables.plain(v)}" for k, v in run["method_kw"].items() if (*where, k) in varies
     )
     name = named(run["method"])
     out.append((f"{name} ({own})" if own else name, record))
@@ -196,12 +196,8 @@ def _varying(records: list[Record]) -> set[tuple[str, str, str, str]]:
   seen: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
   for run in (r["run"] for r in records):
     for k, v in run["method_kw"].items():
-      seen[run["dataset"], run["setting"], run["method"], k].add(_plain(v))
+      seen[run["dataset"], run["setting"], run["method"], k].add(tables.plain(v))
   return {key for key, values in seen.items() if len(values) > 1}
-
-
-def _plain(value: Any) -> str:
-  return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _values(record: Record) -> dict[str, dict[str, float]]:

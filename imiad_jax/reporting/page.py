@@ -8,7 +8,7 @@ from importlib import resources
 import jinja2
 import markupsafe
 
-from imiad_jax import evidence, tables
+from imiad_jax import evidence, summary, tables
 from imiad_jax.records import Record
 from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, lines, ranks, runs
 from imiad_jax.types import Run
@@ -60,7 +60,7 @@ def render(records: list[Record], results: str) -> str:
     parts=_PARTS,
     findings=findings.find(records),
     tables=comparison.tables(records),
-    summary=tables.summary(present),
+    summary=summary.of(present),
     figures=figures.all(records),
     lacking_figures=[*figures.lacking(records), *unranked],
     exhibits=exhibits.exhibits([r for r in present if file(r).exists()], read),

@@ -18,10 +18,7 @@ from tests.reporting.test_page import drawn, record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), "")
 
-pytestmark = [
-  pytest.mark.long,
-  pytest.mark.skipif(not CHROMIUM, reason="needs chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.browser
 
 # What a user does, and what then is seen, as JSON in an element of its own.
 VISIT = """
@@ -87,6 +84,7 @@ addEventListener("error", (event) => errors.push(event.message), true);
 def browse(file: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
   """Opens a file without a network; what the console says is among stderr."""
   with tempfile.TemporaryDirectory() as profile:
+    assert CHROMIUM, "there is no chromium on the path: apt-get install chromium"
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--enable-logging=stderr", "--proxy-server=127.0.0.1:9", "--disable-sync"]
     command += [f"--user-data-dir={profile}", *options, file.as_uri()]
