@@ -102,11 +102,15 @@ def test_processes_are_killed(synthetic_dir, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("program", "sign"), [LOCAL, RAY], ids=["local", "ray"])
-def test_two_hundred_runs_of_which_workers_are_killed(program, sign, synthetic_dir, tmp_path):
+@pytest.mark.parametrize(
+  ("program", "sign", "pause"), [(*LOCAL, (3, 6)), (*RAY, (6, 10))], ids=["local", "ray"]
+)
+def test_two_hundred_runs_of_which_workers_are_killed(
+  program, sign, pause, synthetic_dir, tmp_path
+):
   expected = quiet(synthetic_dir, tmp_path, seeds=100)
   assert len(expected) == 200
-  killed = killed_at_random(program, sign, synthetic_dir, tmp_path, seeds=100, pause=(8, 14))
+  killed = killed_at_random(program, sign, synthetic_dir, tmp_path, seeds=100, pause=pause)
   assert killed >= 3
   assert numbers(tmp_path, "killed") == expected
 
