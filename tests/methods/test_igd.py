@@ -20,7 +20,8 @@ TINY = {
   "window": 3,
   "latent": 8,
   "epochs": 20,
-  "lr": 0.01,
+  "refresh": 1,
+  "lr": 3e-3,
 }
 
 STORED = Path(__file__).parent.parent / "parity" / "igd.npz"
@@ -91,10 +92,10 @@ def test_the_first_epoch_collects_and_the_next_trains_from_the_centre_on():
     before, after = getattr(first, name), getattr(trained, name)
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert all(jax.tree.leaves(moved))
-  kept, _ = update(trained, rows._replace(epoch=jnp.int32(10)))
+  kept, _ = update(trained, rows._replace(epoch=jnp.int32(1)))
   assert_same_bits(kept.centre, trained.centre)
-  later, _ = update(kept, rows._replace(epoch=jnp.int32(11)))
-  assert int(later.refreshed) == 11 and bool((later.centre != kept.centre).any())
+  later, _ = update(kept, rows._replace(epoch=jnp.int32(2)))
+  assert int(later.refreshed) == 2 and bool((later.centre != kept.centre).any())
   again = finish(later)
   assert not again.present.any() and int(again.refreshed) == 0
   assert_same_bits((again.centre, again.width), (later.centre, later.width))
