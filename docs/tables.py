@@ -73,27 +73,51 @@ def _mean(rs: list[Record], metric: str) -> str:
 
 def setting(name: str, dataset: str) -> tables.Table:
   """Returns the table that a command prints of a setting, without what it took on our machine."""
-  (_, table), *_ = _summary(name, dataset)
+  (_, table), *_ = summary.of(_every(name, dataset))
   kept = [k for k, head in enumerate(table[0]) if head not in ("s", "GB")]
   return [[row[k] for k in kept] for row in table]
 
 
-def crossed(name: str, dataset: str) -> tables.Table:
+def crossed(rs: list[Record]) -> tables.Table:
   """Returns image AUROC of each method and variant of a setting."""
-  _, (_, table) = _summary(name, dataset)
+  _, (_, table) = summary.of(rs)
   return table
 
 
-def _summary(name: str, dataset: str) -> list[tuple[str, tables.Table]]:
-  return summary.of(r for rs in lines(name, dataset).values() for r in rs)
+def quick(rs: list[Record]) -> list[Record]:
+  """Returns the lines that a quick table of the drawn data set has."""
+  runs = [(r, r["run"]) for r in rs]
+  return [r for r, run in runs if run["seed"] == 0 and run["categories"] in (["bottle"], ["woven"])]
+
+
+def noisy() -> tables.Table:
+  """Returns image AUROC of each method at the ratios of the quick table; PatchCore as it is."""
+  rs = [
+    r
+    for r in quick(_every("noisy", "synthetic"))
+    if r["run"]["setting_kw"]["ratio"] in (0.1, 0.2)
+    and r["run"]["method_kw"].get("reweight", 1) == 1
+  ]
+  return crossed(rs)
+
+
+def reweighting() -> tables.Table:
+  """Returns image AUROC of PatchCore by neighbours, on all categories of the drawn data set."""
+  return crossed(lines("noisy", "synthetic")["patchcore"])
+
+
+def _every(name: str, dataset: str) -> list[Record]:
+  return [r for rs in lines(name, dataset).values() for r in rs]
 
 
 TABLES: dict[str, Callable[[], tables.Table]] = {
   "mtd": lambda: beside_the_paper("mtd"),
   "drawn": drawn,
   "continual": lambda: setting("continual", "synthetic"),
-  "few_shot": lambda: crossed("few_shot", "synthetic"),
-  "noisy": lambda: crossed("noisy", "synthetic"),
+  "few_shot": lambda: crossed(quick(_every("few_shot", "synthetic"))),
+  "few_shot_mtd": lambda: crossed(_every("few_shot", "mtd")),
+  "noisy": noisy,
+  "reweighting": reweighting,
   "fully_supervised": lambda: setting("fully_supervised", "synthetic"),
 }
 
