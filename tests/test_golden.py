@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import table_unsupervised
 from imiad_jax import plugins, records
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def case(method: str):
   return pytest.param(method, marks=pytest.mark.slow if quick else pytest.mark.long)
 
 
-@pytest.mark.parametrize("method", [case(f.stem) for f in sorted(LINES.glob("*.jsonl"))])
+@pytest.mark.parametrize("method", [case(m) for m in table_unsupervised.METHODS])
 def test_a_published_number_comes_out_again(method, synthetic_dir, tmp_path):
   expected = golden(method)
   assert expected, f"results/published has no line of the present {method} on bottles"
