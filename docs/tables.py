@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from imiad_jax import plugins, published, records, summary, tables
 from imiad_jax.records import Record
+from imiad_jax.reporting import lines as names
 
 ROOT = pathlib.Path(__file__).parents[1]
 _HEAD = {
@@ -34,21 +35,15 @@ def lines(setting: str, dataset: str) -> dict[str, list[Record]]:
   return {method: rs for method, rs in good.items() if rs}
 
 
-def named(method: str) -> str:
-  """Returns a method as its file calls it."""
-  name, colon, _ = str(plugins.load("methods", method).__doc__).partition(":")
-  return name if colon else method
-
-
 def beside_the_paper(dataset: str) -> tables.Table:
   """Returns a line of ours for each method, unsupervised, and the paper's below it."""
   table = [["", *_HEAD.values()]]
   for method, rs in lines("unsupervised", dataset).items():
-    table.append([f"{named(method)}, ours", *(_mean(rs, m) for m in _HEAD)])
+    table.append([f"{names.named(method)}, ours", *(_mean(rs, m) for m in _HEAD)])
     paper = published.of("unsupervised", dataset, method)
     if paper:
       kept = {m: f"{c.value:.3f}" for m, c in paper.items() if not c.doubt}
-      table.append([f"*{named(method)}, paper*", *(kept.get(m, "") for m in _HEAD)])
+      table.append([f"*{names.named(method)}, paper*", *(kept.get(m, "") for m in _HEAD)])
   return table
 
 
@@ -61,7 +56,7 @@ def drawn() -> tables.Table:
     part = [r for r in rs if r["run"]["categories"][0] in ("bottle", "capsule", "plate", "woven")]
     counts = [len({str(r["run"][k]) for r in rs}) for k in ("categories", "seed")]
     gate = [_mean(part, m) for m in ("image_auroc", "pixel_auroc")]
-    row = [named(method), " x ".join(map(str, counts)), *(_mean(rs, m) for m in _HEAD)]
+    row = [names.named(method), " x ".join(map(str, counts)), *(_mean(rs, m) for m in _HEAD)]
     table.append([*row, *gate])
   return table
 
