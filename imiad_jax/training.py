@@ -72,7 +72,7 @@ def _build(name: str, kw: str, replicas: int) -> Built:
     return fn if replicas == 1 else jax.vmap(fn, in_axes=axes)
 
   def init(keys: jax.Array, spec: Spec, params: Any) -> State:
-    return each(lambda key, params: method.init(key, spec, params), 0, None)(keys, params)
+    return _strong(each(lambda key, params: method.init(key, spec, params), 0, None)(keys, params))
 
   def learn(state: State, data: Data, row: jax.Array, most: int, number: jax.Array):
     region = data.get("region", jnp.zeros(data["image"].shape[:3], jnp.int32))
@@ -103,6 +103,9 @@ def _build(name: str, kw: str, replicas: int) -> Built:
     one = lambda state, data, row: learn(state, data, row, most, number)  # noqa: E731
     return each(one, 0, 0, 0)(state, data, row)
 
+  def finish(state: State) -> State:
+    return _strong(each(method.finish, 0)(state))
+
   def score(state: State, data: Data) -> Scores:
     return method.score(state, untold(data))
 
@@ -112,9 +115,14 @@ def _build(name: str, kw: str, replicas: int) -> Built:
     jax.jit(init, static_argnums=1),
     jax.jit(epoch, static_argnums=5, donate_argnums=0),
     jax.jit(step, static_argnums=3, donate_argnums=0),
-    jax.jit(each(method.finish, 0), donate_argnums=0),
+    jax.jit(finish, donate_argnums=0),
     parallel.chunked(score, method.batch),
   )
+
+
+def _strong(state: State) -> State:
+  """Returns the State without weak types, which the first steps would lose, compiled anew each."""
+  return jax.tree.map(lambda x: jnp.asarray(x, x.dtype), state)
 
 
 def check(built: Built) -> Method:
