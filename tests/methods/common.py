@@ -40,9 +40,7 @@ def spec(name: str, n: int = 8, tasks: int = 2) -> Spec:
 
 def first_state(name: str, seed: int = 0, **more):
   params = features.backbone("efficientnet_lite0").params
-  return jax.jit(method(name).init, static_argnums=1)(
-    jax.random.key(seed), spec(name, **more), params
-  )
+  return training.build(name, kw(name)).init(jax.random.key(seed), spec(name, **more), params)
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from imiad_jax import engine, features, plugins
+from imiad_jax import engine, features, plugins, training
 from imiad_jax.errors import UserError
 from imiad_jax.types import Run
 from tests import pictures
@@ -63,6 +63,14 @@ def test_padding_changes_nothing(name):
   two = update(first_state(name), batch(name, [0, 1, 5, 7], valid))
   assert_same_bits(one, two)
   assert_same_bits(finish(one[0]), finish(two[0]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_epoch_is_compiled_once_since_no_state_has_weak_types(name):
+  built, params = training.build(name, kw(name)), features.backbone("efficientnet_lite0").params
+  first = jax.eval_shape(lambda p: built.init(jax.random.key(0), spec(name), p), params)
+  last = jax.eval_shape(built.finish, first)
+  assert not any(x.weak_type for x in jax.tree.leaves((first, last)))
 
 
 @pytest.mark.parametrize("name", PATIENT)
