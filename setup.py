@@ -48,7 +48,7 @@ setup(
     "cuda": ["jax[cuda]>=0.10.2"],
     "hub": ["huggingface_hub>=1.0"],
     "lite": [lite1, lite2],
-    "tensorboard": ["tensorflow>=2.16"],
+    "tensorboard": ["tensorflow>=2.16", "tensorboard>=2.16"],  # clu writes with both
     "ray": ["ray>=2.50"],
     "peers": ["anomalib>=2.7"],  # to be timed beside ours by benchmarks/
     "dev": [

@@ -28,7 +28,7 @@ class Curves:
     """Writes nothing yet; `board` is a folder for TensorBoard, "" for none.
 
     Raises:
-      UserError: TensorBoard's files cannot be written without TensorFlow.
+      UserError: TensorBoard's files cannot be written without TensorFlow and TensorBoard.
     """
     self._files = files
     self._rows: list[list[tuple[int, int, str, float]]] = [[] for _ in files]
@@ -65,7 +65,8 @@ def _writer(folder: pathlib.Path) -> Any:
     from clu.metric_writers import SummaryWriter
   except ImportError as e:
     raise UserError(
-      "TensorBoard's files need TensorFlow, which is not installed: python -m pip install "
-      '".[tensorboard]", or leave config.tensorboard empty; the curves are in CSV files as well.'
+      "TensorBoard's files need the packages tensorflow and tensorboard "
+      f'({e}): python -m pip install ".[tensorboard]", or leave config.tensorboard empty; the '
+      "curves are in CSV files as well."
     ) from e
   return SummaryWriter(str(folder))
