@@ -13,6 +13,8 @@ _SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
 }
 _PLAIN = str.maketrans({"|": "\\|", "*": "\\*", "_": "\\_", "<": "&lt;", "\n": " "})
 _LATEX = str.maketrans(_SPECIAL)
+_PACKAGES = r"% \usepackage{booktabs,graphicx,xcolor}"
+_FITTED = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%"
 
 
 def markdown(of: list[Table]) -> str:
@@ -27,11 +29,12 @@ def markdown(of: list[Table]) -> str:
 
 
 def latex(of: list[Table]) -> str:
-  """Returns tables as LaTeX that needs booktabs: best bold, second underlined, doubt with a dagger.
+  """Returns tables as LaTeX: best bold, second underlined, doubt with a dagger, the paper grey.
 
-  Numbers of the paper are grey italics, so that xcolor is needed too.
+  Intervals stand under their numbers, and what is wider than the page is made smaller. The packages
+  that it needs are in its first line.
   """
-  return "\n".join(map(_in_latex, of))
+  return "\n".join([_PACKAGES, "", *map(_in_latex, of)])
 
 
 def _label(row: Row) -> str:
@@ -53,6 +56,8 @@ def _in_latex(table: Table) -> str:
     if row.kind != "ours":
       cells = [rf"\textcolor{{gray}}{{\itshape {cell}}}" if cell else "" for cell in cells]
     rows.append(" & ".join(cells) + r" \\")
+    if any(cell.text and cell.interval for cell in row.cells):
+      rows.append(" & ".join(["", *map(_interval, row.cells)]) + r" \\")
   head = " & ".join(text.translate(_LATEX) for text in table.head) + r" \\"
   caption = f"{table.title}. {table.caption}".translate(_LATEX)
   return "\n".join(
@@ -60,13 +65,14 @@ def _in_latex(table: Table) -> str:
       r"\begin{table}",
       r"\centering\small",
       rf"\caption{{{caption}}}",
+      _FITTED,
       rf"\begin{{tabular}}{{l{'c' * (len(table.head) - 1)}}}",
       r"\toprule",
       head,
       r"\midrule",
       *rows,
       r"\bottomrule",
-      r"\end{tabular}",
+      r"\end{tabular}}",
       r"\end{table}",
       "",
     ]
@@ -80,5 +86,9 @@ def _cell(cell: Cell) -> str:
     "second": rf"\underline{{{text}}}",
     "doubt": rf"{text}$^\dagger$",
   }
-  more = rf" {{\tiny {cell.interval.replace(' to ', '--')}}}" if cell.interval else ""
-  return wrapped.get(cell.mark, text) + more if text else ""
+  return wrapped.get(cell.mark, text) if text else ""
+
+
+def _interval(cell: Cell) -> str:
+  shown = cell.text and cell.interval
+  return rf"{{\tiny {cell.interval.replace(' to ', '--')}}}" if shown else ""
