@@ -109,8 +109,8 @@ def of(records: list[Record]) -> Ranking | str:
   values, categories, methods = complete(best, METRIC)
   if len(categories) < LEAST[0] or len(methods) < LEAST[1]:
     return (
-      f"Whether any method is significantly better cannot be said: {len(methods)} methods have "
-      f"{len(categories)} categories in common, and it takes {LEAST[1]} methods on {LEAST[0]}."
+      f"Whether any method is significantly better cannot be said: it takes {LEAST[1]} methods on "
+      f"{LEAST[0]} categories that all of them met, here are {len(methods)} on {len(categories)}."
     )
   return rank(values, methods, categories)
 
