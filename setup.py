@@ -49,7 +49,7 @@ setup(
     "hub": ["huggingface_hub>=1.0"],
     "lite": [lite1, lite2],
     "tensorboard": ["tensorflow>=2.16", "tensorboard>=2.16"],  # clu writes with both
-    "ray": ["ray>=2.50"],
+    "ray": ["ray[client]>=2.50"],
     "peers": ["anomalib>=2.7"],  # to be timed beside ours by benchmarks/
     "dev": [
       "pytest>=9",
@@ -59,7 +59,7 @@ setup(
       "ruff>=0.17",
       "pyright>=1.1.414",
       "scikit-image>=0.26",
-      "ray>=2.50",
+      "ray[client]>=2.50",
       lite1,
       lite2,
     ],
