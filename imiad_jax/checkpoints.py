@@ -12,6 +12,7 @@ import shutil
 import time
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from imiad_jax.types import State
@@ -51,7 +52,7 @@ class Checkpoint:
         if manager.latest_step() is None:
           return like, 0, 0
         args = ocp.args.Composite(
-          state=ocp.args.StandardRestore(like), place=ocp.args.JsonRestore()
+          state=ocp.args.StandardRestore(_kept(like)), place=ocp.args.JsonRestore()
         )
         found = manager.restore(manager.latest_step(), args=args)
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -61,7 +62,8 @@ class Checkpoint:
     for mine, kept in zip(self._rows, place["rows"], strict=True):
       mine[:] = kept
     _LOG.info("goes on from %s: task %d", self._folder, place["task"] + 1)
-    return found["state"], place["task"], place["epoch"]
+    state = jax.tree.map_with_path(lambda path, x: found["state"].get(_name(path), x), like)
+    return state, place["task"], place["epoch"]
 
   def keep(self, task: int, epoch: int, end: bool, state: State) -> None:
     """Writes a checkpoint if one is due: so many epochs of a task are passed, all of them at `end`.
@@ -72,7 +74,9 @@ class Checkpoint:
     if now - self._last < self._seconds * (BETWEEN if end else 1) or not self._mine():
       return
     place = {"task": task, "epoch": epoch, "rows": self._rows}
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), place=ocp.args.JsonSave(place))
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(_kept(state)), place=ocp.args.JsonSave(place)
+    )
     with self._manager() as manager:
       manager.save((manager.latest_step() or 0) + 1, args=args)
     self._last = time.monotonic()
@@ -108,3 +112,12 @@ class Checkpoint:
         self._lock.close()
         self._lock = None
     return self._lock is not None
+
+
+def _kept(state: State) -> dict[str, Any]:
+  """Returns a State's arrays by name, but for those without numbers, which Orbax refuses."""
+  return {_name(path): x for path, x in jax.tree.leaves_with_path(state) if x.size}
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -114,3 +114,14 @@ def test_a_checkpoint_of_another_shape_is_left_out(tmp_path):
   with Checkpoint(tmp_path / "a", 0.0, [[]]) as checkpoint:
     found, *place = checkpoint.restore(like)
   assert found is like and place == [0, 0]
+
+
+def test_an_array_without_numbers_does_not_hinder(tmp_path):
+  state = {"some": jnp.arange(3.0), "none": jnp.zeros((0, 2))}
+  with pytest.raises(Stopped), Checkpoint(tmp_path / "c", 0.0, [[]]) as first:
+    first.keep(0, 1, False, state)
+    raise Stopped
+  with Checkpoint(tmp_path / "c", 0.0, [[]]) as second:
+    found, task, epoch = second.restore(jax.tree.map(jnp.zeros_like, state))
+  assert (task, epoch, found["none"].shape) == (0, 1, (0, 2))
+  np.testing.assert_array_equal(found["some"], state["some"])
