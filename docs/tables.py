@@ -69,7 +69,7 @@ def _mean(rs: list[Record], metric: str) -> str:
 def setting(name: str, dataset: str) -> tables.Table:
   """Returns the table that a command prints of a setting, without what it took on our machine."""
   (_, table), *_ = summary.of(_every(name, dataset))
-  kept = [k for k, head in enumerate(table[0]) if head not in ("s", "GB")]
+  kept = [k for k, head in enumerate(table[0]) if head not in ("s", "GB", "MB")]
   return [[row[k] for k in kept] for row in table]
 
 
