@@ -10,11 +10,11 @@ The settings are the paper's four (noisy at a ratio of 0.15, few shots of eight 
 two and with turned views) and the fully supervised one with ten anomalies told. What a method
 refuses is said in a sentence and left out. `python -m imiad_jax.report` makes all of its figures
 from these lines. Quick is two categories of the drawn data set and one seed, and two shots and
-turned views for the methods of Table IX alone; without it all six categories and three seeds. On
-two cores quick takes over two hours: 193 of its 268 runs took 7,053 s, with other work beside them.
-The drawn data set is learnt with the embedded backbone and hyperparameters that a CPU can pay for,
-but for the authors' ratio of banks of few images; any other with those of each method's authors,
-for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
+turned views for the methods of Table IX alone; without it all six categories and three seeds. Of
+quick, 193 of the 268 runs took 7,053 s on two cores, with other work beside them; it was not run to
+its end yet. The drawn data set is learnt with the embedded backbone and hyperparameters that a CPU
+can pay for, but for the authors' ratio of banks of few images; any other with those of each
+method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
 """
 
 from imiad_jax import config, plugins

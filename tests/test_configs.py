@@ -79,6 +79,17 @@ def test_the_unified_table_has_every_method_in_every_setting():
   assert met == set(itertools.product(*names))
 
 
+def test_the_quick_unified_table_learns_from_few_images_as_table_ix_does():
+  few, unified = (importlib.import_module(f"configs.table_{n}") for n in ("few_shot", "unified"))
+  assert unified.FEW_SHOT == few.METHODS
+
+  def met(table, arg):
+    parts = [p for p in table.get_config(arg).parts if p.setting == "few_shot"]
+    return {p.to_json() for p in parts if p.method in few.METHODS}
+
+  assert met(unified, "quick") < met(few, None)
+
+
 def test_what_does_not_go_together_is_left_out_of_a_table_with_a_reason(synthetic_dir, tmp_path):
   table = importlib.import_module("configs.table_unified")
   config = table.get_config("quick,methods=devnet+padim")
