@@ -26,7 +26,9 @@ METHODS = plugins.names("methods")
 
 
 def long(value, yes: bool):
-  return pytest.param(*value, marks=pytest.mark.long) if yes else pytest.param(*value)
+  """A parameter whose tests meet in one worker, which compiles the method once."""
+  marks = [pytest.mark.xdist_group(value[0]), *([pytest.mark.long] if yes else [])]
+  return pytest.param(*value, marks=marks)
 
 
 def trained(name: str) -> bool:
@@ -65,7 +67,7 @@ def test_padding_changes_nothing(name):
   assert_same_bits(finish(one[0]), finish(two[0]))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [long((n,), False) for n in METHODS])
 def test_an_epoch_is_compiled_once_since_no_state_has_weak_types(name):
   built, params = training.build(name, kw(name)), features.backbone("efficientnet_lite0").params
   first = jax.eval_shape(lambda p: built.init(jax.random.key(0), spec(name), p), params)
