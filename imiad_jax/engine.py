@@ -14,6 +14,7 @@ import numpy as np
 
 from imiad_jax import features, measures, parallel, plugins, training, views
 from imiad_jax.errors import UserError
+from imiad_jax.lessons import Lesson, Lessons, key
 from imiad_jax.settings import common
 from imiad_jax.training import Built, Data, Told
 from imiad_jax.types import Index, Logs, Method, Run, Scores, State, Task
@@ -43,8 +44,10 @@ class Hooks(NamedTuple):
 
   # (the first State) -> the one to begin with, its task, and the epochs of it that are passed
   restore: Callable[[State], tuple[State, int, int]] = lambda state: (state, 0, 0)
-  # (task, epochs passed, whether that is a task's end before another one, State, logs)
-  epoch: Callable[[int, int, bool, State, Logs], None] = lambda *_: None
+  # (task, epochs passed, whether that is a task's end before another one, State)
+  keep: Callable[[int, int, bool, State], None] = lambda *_: None
+  # (task, epochs passed, logs)
+  epoch: Callable[[int, int, Logs], None] = lambda *_: None
   # (the run's number, its method, the State after the last task)
   last: Callable[[int, Built, State], None] = lambda *_: None
 
@@ -64,11 +67,15 @@ def run(what: Run, store: features.Store) -> Iterator[Outcome]:
 
 
 def together(
-  whats: list[Run], store: features.Store, hooks: Hooks = _NOTHING
+  whats: list[Run],
+  store: features.Store,
+  hooks: Hooks = _NOTHING,
+  memory: Lessons | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
   """Runs Runs that differ by their seeds alone as replicas of one; yields each Outcome's run too.
 
-  Outcomes before the State that is restored are not given again.
+  Outcomes before the State that is restored are not given again. What `memory` has of runs that
+  learnt the very same is not learnt again; the seconds and logs are those of then.
 
   Raises:
     UserError: the setting or method refuses what it was given; the runs are not alike.
@@ -78,23 +85,64 @@ def together(
   if any(w._replace(seed=what.seed) != what for w in whats):
     raise UserError("Replicas are runs that differ by their seeds; these differ by more.")
   built = training.build(what.method, what.method_kw, len(whats))
-  lessons = [curriculum(w, store.index, built.method) for w in whats]
-  if len({tuple(len(t.train) for t in tasks) for tasks in lessons}) > 1:
+  taught = [curriculum(w, store.index, built.method) for w in whats]
+  if len({tuple(len(t.train) for t in tasks) for tasks in taught}) > 1:
     raise UserError(
       f"The tasks of {what.setting} differ in size from seed to seed; take --config.replicas=1."
     )
-  sizes = [len(t.train) * views.copies(t.view) for t in lessons[0]]
+  lessons = Lessons() if memory is None else memory
+  known = lessons.recall(key(whats, built.method, taught))
+  logs: list[tuple[int, int, Logs]] = []
+
+  def epoch(task: int, passed: int, found: Logs) -> None:
+    logs.append((task, passed, found))
+    hooks.epoch(task, passed, found)
+
+  if known:
+    for at in known.logs:
+      epoch(*at)
+  learnt = (
+    iter([(len(taught[0]) - 1, known.state, known.seconds)])
+    if known
+    else _learn(built, taught, store, seeds, hooks._replace(epoch=epoch))
+  )
+  ahead = int(built.method.needs_others)  # the task of the other categories has no number
+  for i, state, seconds in learnt:
+    lessons.keep(Lesson(state, seconds, logs))
+    final = i + 1 == len(taught[0])
+    for r, tasks in enumerate(taught):
+      mine = state if len(whats) == 1 else jax.tree.map(lambda x, r=r: x[r], state)
+      spent = {name: value / len(whats) for name, value in seconds.items()}
+      for j, seen in enumerate(tasks[: i + 1]):
+        for category, rows in seen.tests.items():
+          if len(rows):
+            found, scores, more = _test(built, mine, store, category, rows)
+            at = (i - ahead, j - ahead, category, rows)
+            yield r, Outcome(*at, found, scores, _sum(spent, more), final)
+            spent = {}
+      if final:
+        hooks.last(r, built, mine)
+
+
+def _learn(
+  built: Built, taught: list[list[Task]], store: features.Store, seeds: list[int], hooks: Hooks
+) -> Iterator[tuple[int, State, dict[str, float]]]:
+  """Learns the tasks of replicas; yields each that is tested, the State after it, and seconds.
+
+  The State is given away when the next task begins.
+  """
+  sizes = [len(t.train) * views.copies(t.view) for t in taught[0]]
   state, most = training.start(built, sizes, seeds)
   state, first, passed = hooks.restore(state)
-  ahead = int(built.method.needs_others)  # the task of the other categories has no number
+  spent: dict[str, float] = {}
   for i in range(first, len(sizes)):
     began = time.perf_counter()
-    told = _told(built.method, store, [tasks[i] for tasks in lessons], most, seeds)
+    told = _told(built.method, store, [tasks[i] for tasks in taught], most, seeds)
     fetched = time.perf_counter()
 
     def after(epoch: int, state: State, logs: Logs, i: int = i) -> None:
-      end = epoch == built.method.epochs and i + 1 < len(sizes)
-      hooks.epoch(i, epoch, end, state, logs)
+      hooks.keep(i, epoch, epoch == built.method.epochs and i + 1 < len(sizes), state)
+      hooks.epoch(i, epoch, logs)
 
     state, logs = training.learn(built, state, told, [_seed(s, i) for s in seeds], passed, after)
     passed = 0
@@ -102,22 +150,13 @@ def together(
     learnt = time.perf_counter()
     _LOG.info(
       "task %d/%d %s: learnt %d images in %.1f s%s",
-      *(i + 1, len(sizes), lessons[0][i].name, told.n, learnt - fetched, training.written(logs)),
+      *(i + 1, len(sizes), taught[0][i].name, told.n, learnt - fetched, training.written(logs)),
     )
     del told
-    for r, tasks in enumerate(lessons):
-      mine = state if len(whats) == 1 else jax.tree.map(lambda x, r=r: x[r], state)
-      seconds = {"fetch": (fetched - began) / len(whats), "learn": (learnt - fetched) / len(whats)}
-      for j, seen in enumerate(tasks[: i + 1]):
-        for category, rows in seen.tests.items():
-          if len(rows):
-            found, scores, spent = _test(built, mine, store, category, rows)
-            final, seconds = i + 1 == len(sizes), _sum(seconds, spent)
-            at = (i - ahead, j - ahead, category, rows)
-            yield r, Outcome(*at, found, scores, seconds, final)
-            seconds = {}
-      if i + 1 == len(sizes):
-        hooks.last(r, built, mine)
+    spent = _sum(spent, {"fetch": fetched - began, "learn": learnt - fetched})
+    if taught[0][i].tests:
+      yield i, state, spent
+      spent = {}
 
 
 def curriculum(what: Run, index: Index, method: Method) -> list[Task]:

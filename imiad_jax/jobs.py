@@ -35,7 +35,8 @@ from imiad_jax import (
 from imiad_jax.checkpoints import Checkpoint
 from imiad_jax.curves import Curves
 from imiad_jax.errors import UserError
-from imiad_jax.types import Index, Logs, Run, State
+from imiad_jax.lessons import Lessons
+from imiad_jax.types import Index, Run, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Worker:
   def __init__(self, config: Config, store: features.Store):
     """Takes the pixels and features of the config's data set."""
     _cache_compilations()
-    self._config, self._store = config, store
+    self._config, self._store, self._memory = config, store, Lessons()
 
   def attempt(self, group: list[plans.Job]) -> list[records.Record]:
     """Does runs that differ by their seeds at once, and returns the line of each.
@@ -59,7 +60,7 @@ class Worker:
     that fails alone says why.
     """
     try:
-      return _lines(group, self._store, self._config)
+      return _lines(group, self._store, self._config, self._memory)
     except (engine.Failed, MemoryError, jax.errors.JaxRuntimeError) as e:
       if len(group) > 1:
         return [line for job in group for line in self.attempt([job])]
@@ -106,7 +107,9 @@ def conclude(config: Config, plan: plans.Plan) -> None:
     raise UserError(f"{failed} of {len(plan.jobs)} runs failed; their lines of results say why.")
 
 
-def _lines(group: list[plans.Job], store: features.Store, config: Config) -> list[records.Record]:
+def _lines(
+  group: list[plans.Job], store: features.Store, config: Config, memory: Lessons
+) -> list[records.Record]:
   """Does runs that differ by their seeds at once; returns their lines."""
   began = time.perf_counter()
   _forget_peak()
@@ -124,13 +127,8 @@ def _lines(group: list[plans.Job], store: features.Store, config: Config) -> lis
   folder = records.path(root, group[0].run).parent / "checkpoints"
   folder /= f"{group[0].run.method}-{_hash([job.id for job in group])}"
   with Checkpoint(folder, config.checkpoint_minutes, rows) as checkpoint:
-
-    def epoch(task: int, passed: int, end: bool, state: State, logs: Logs) -> None:
-      checkpoint.keep(task, passed, end, state)
-      drawn.add(task, passed, logs)
-
-    hooks = engine.Hooks(checkpoint.restore, epoch, last)
-    for r, outcome in engine.together([job.run for job in group], store, hooks):
+    hooks = engine.Hooks(checkpoint.restore, checkpoint.keep, drawn.add, last)
+    for r, outcome in engine.together([job.run for job in group], store, hooks, memory):
       row = {"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics
       rows[r].append(row | {"seconds": {k: round(v, 3) for k, v in outcome.seconds.items()}})
       if outcome.final:

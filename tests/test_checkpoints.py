@@ -34,7 +34,7 @@ def do(run: Run, checkpoint: Checkpoint | None, rows: list[list[Any]]) -> list[d
   store = pictures.Store(tasks=2)
   hooks = engine.Hooks()
   if checkpoint:
-    hooks = engine.Hooks(checkpoint.restore, lambda *x: checkpoint.keep(*x[:4]))
+    hooks = engine.Hooks(checkpoint.restore, checkpoint.keep)
   for r, outcome in engine.together([run], store, hooks):
     rows[r].append({"learnt": outcome.learnt, "task": outcome.category} | outcome.metrics)
   return rows[0]

@@ -12,6 +12,7 @@ import pytest
 
 from imiad_jax import engine, parallel, plugins, training
 from imiad_jax.errors import UserError
+from imiad_jax.lessons import Lessons
 from imiad_jax.methods import padim
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
@@ -215,6 +216,58 @@ def test_replicas_are_the_runs_of_their_seeds(monkeypatch, setting, room):
       np.testing.assert_allclose(alone.scores.pixel, outcome.scores.pixel, rtol=2e-3)
 
 
+def lines(memory, seen, hooks=engine._NOTHING, **kw):
+  """Runs replicas of a spy; returns how many batches were learnt and the outcomes."""
+  setting = kw.pop("setting", "unsupervised")
+  seeds, group = kw.pop("seeds", (0,)), kw.pop("categories", ("c0",))
+  runs = [Run("pictures", group, setting, kw, "padim", {}, seed) for seed in seeds]
+  seen.clear()
+  store = pictures.Store(tasks=2, bad=8)
+  outcomes = [o for _, o in engine.together(runs, store, hooks, memory)]
+  jax.effects_barrier()
+  return len(seen), outcomes
+
+
+def test_what_was_learnt_last_is_not_learnt_again(monkeypatch):
+  def score(state, batch):
+    return Scores(jnp.mean(batch.image, (1, 2, 3)) + state, None)
+
+  seen, memory, told = [], Lessons(), []
+  spy(monkeypatch, score, epochs=2, seen=seen)
+  hooks = engine.Hooks(epoch=lambda *x: told.append(x[:2]))
+  count, (first,) = lines(memory, seen, hooks)
+  assert count == 6 and told == [(0, 1), (0, 2)]
+  again, (second,) = lines(memory, seen, hooks, setting="fully_supervised", anomalies=3)
+  assert again == 0 and told == [(0, 1), (0, 2)] * 2
+  assert second.seconds["learn"] == first.seconds["learn"] > 0
+  alone, (expected,) = lines(None, seen, setting="fully_supervised", anomalies=3)
+  assert alone == 6 and len(second.rows) == len(first.rows) - 3
+  np.testing.assert_array_equal(second.scores.image, expected.scores.image)
+  np.testing.assert_array_equal(second.rows, expected.rows)
+  others = ({"seeds": (1,)}, {"seeds": (0, 1)}, {"categories": ("c1",)}, {"setting": "noisy"})
+  for other in others:
+    lines(memory, seen)
+    assert lines(memory, seen, **other)[0] > 0
+
+
+def test_what_is_told_of_labels_or_of_several_tasks_is_learnt_anew(monkeypatch):
+  seen, memory = [], Lessons()
+  spy(monkeypatch, seen=seen)
+  for _ in range(2):
+    assert lines(memory, seen, setting="continual", categories=("c0", "c1"))[0] == 6
+  spy(monkeypatch, seen=seen, supervised=True)
+  lines(memory, seen)
+  assert lines(memory, seen, setting="fully_supervised", anomalies=3)[0] == 4
+
+
+def test_the_other_categories_are_part_of_what_learning_took(monkeypatch):
+  spy(monkeypatch, seen=(seen := []), supervised=True, needs_others=True)
+  memory = Lessons()
+  count, (outcome,) = lines(memory, seen)
+  assert count == 6 and outcome.seconds["learn"] > 0
+  assert lines(memory, seen)[0] == 0
+
+
 def test_replicas_differ_by_their_seeds_alone():
   runs = [Run("pictures", (c,), "unsupervised", {}, "padim", PADIM, 0) for c in ("c0", "c1")]
   with pytest.raises(UserError, match="differ by their seeds"):
@@ -224,6 +277,7 @@ def test_replicas_differ_by_their_seeds_alone():
 SCRIPT = """
 import jax, json, sys
 from imiad_jax import engine, parallel, plugins
+from imiad_jax.lessons import Lessons
 from imiad_jax.methods import padim
 from imiad_jax.types import Run
 from tests import pictures

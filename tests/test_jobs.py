@@ -28,10 +28,10 @@ def test_groups_differ_by_their_seeds_alone():
 def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
   real = engine.together
 
-  def together(whats, store, hooks):
+  def together(whats, store, hooks, memory):
     if any(w.seed == 1 for w in whats):
       raise engine.Failed("scores are not finite")
-    yield from real(whats, store, hooks)
+    yield from real(whats, store, hooks, memory)
 
   monkeypatch.setattr(engine, "together", together)
   monkeypatch.setattr(jobs, "_cache_compilations", lambda: None)  # it is for the whole process
