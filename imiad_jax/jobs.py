@@ -119,7 +119,7 @@ def _lines(
   rows: list[list[dict[str, Any]]] = [[] for _ in group]
 
   def last(r: int, built: training.Built, state: State) -> None:
-    if config.efficiency and group[r].run.seed == config.seeds[0]:  # it is the same for each
+    if group[r].costed:
       costs[r] = _cost(store, group[r].run, built, state)
 
   root = str(config.results)

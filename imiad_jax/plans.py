@@ -1,5 +1,6 @@
 """From a config to its runs: which there are, which are done, and what the others may take."""
 
+import json
 from collections import defaultdict
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ class Job(NamedTuple):
   run: Run
   versions: dict[str, str]
   id: str
+  costed: bool = False  # whether what scoring costs is measured after it
 
 
 class Plan(NamedTuple):
@@ -46,8 +48,8 @@ def make(config: Config) -> Plan:
     stages[shared] = (*stages.get(shared, ()), *method.stages)
   index, source = data.open(config.dataset, config.data_dir or None, config.prepared_dir)
   jobs = [job for part in parts for job in _expand(config, part, index, source)]
-  jobs.sort(key=lambda job: (job.run.categories, job.run.method_kw["backbone"]))
-  jobs, refused = _accepted(jobs, index)
+  jobs, refused = _accepted(_sorted(jobs, list(config.seeds)), index)
+  jobs = _costed(jobs) if config.efficiency else jobs
   done = {
     line["id"]
     for file in {records.path(config.results, job.run) for job in jobs}
@@ -55,6 +57,37 @@ def make(config: Config) -> Plan:
     if "error" not in line
   }
   return Plan(jobs, [job for job in jobs if job.id not in done], index, source, stages, refused)
+
+
+def _sorted(jobs: list[Job], seeds: list[int]) -> list[Job]:
+  """Returns the jobs in the order they are done: what shares features, compilations, State."""
+  place: dict[tuple[str, str], int] = {}
+  for job in jobs:
+    place.setdefault(_learner(job), len(place))
+  return sorted(
+    jobs,
+    key=lambda job: (
+      *(job.run.categories, job.run.method_kw["backbone"]),
+      *(place[_learner(job)], seeds.index(job.run.seed)),
+    ),
+  )
+
+
+def _costed(jobs: list[Job]) -> list[Job]:
+  """Returns the jobs, the first of each method, hyperparameters and categories to be costed.
+
+  What scoring costs is the same for other seeds, and much the same in other settings.
+  """
+  first: dict[Any, str] = {}
+  for job in jobs:
+    first.setdefault((_learner(job), job.run.categories), job.id)
+  wanted = set(first.values())
+  return [job._replace(costed=job.id in wanted) for job in jobs]
+
+
+def _learner(job: Job) -> tuple[str, str]:
+  """Returns a job's method with its hyperparameters."""
+  return job.run.method, json.dumps(job.run.method_kw, sort_keys=True)
 
 
 def _accepted(jobs: list[Job], index: Index) -> tuple[list[Job], dict[str, str]]:

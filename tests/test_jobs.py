@@ -76,3 +76,33 @@ def test_an_outline_says_what_is_left_and_what_it_may_take(tmp_path):
   assert said.endswith("4 of 6 runs are left, about 0 h 04 min.")
   nothing = plans.outline(plan, str(tmp_path / "empty"))
   assert nothing.endswith("about 0 s and 4 runs of which no time is known.")
+
+
+def test_runs_that_learn_alike_stand_together_and_the_first_is_costed():
+  out = config.table("", ("padim",), lambda *_: [])
+  parts = [
+    config.part(method, setting, "efficientnet_lite0", kw, **own)
+    for method, own in (("padim", {}), ("padim", {"dim": 20}), ("spade", {}))
+    for setting, kw in (("unsupervised", {}), ("fully_supervised", {}))
+  ]
+  out.parts, out.seeds, out.categories, out.efficiency = parts, (2, 0), ("bottle", "woven"), True
+  plan = plans.make(out)
+  said = [
+    (run.categories[0], run.method, run.method_kw.get("dim"), run.seed, run.setting)
+    for run in (job.run for job in plan.jobs)
+  ]
+  padim_dim = parts[0].method_kw.dim
+  own = [("padim", padim_dim), ("padim", 20), ("spade", None)]
+  assert said == [
+    (category, *learner, seed, setting)
+    for category in ("bottle", "woven")
+    for learner in own
+    for seed in (2, 0)
+    for setting in ("unsupervised", "fully_supervised")
+  ]
+  costed = [s for s, job in zip(said, plan.jobs, strict=True) if job.costed]
+  assert costed == [
+    (category, *learner, 2, "unsupervised") for category in ("bottle", "woven") for learner in own
+  ]
+  out.efficiency = False
+  assert not any(job.costed for job in plans.make(out).jobs)
