@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 import hypothesis
 import pytest
@@ -12,11 +13,21 @@ os.environ.setdefault(
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+_COMPILED = pytest.StashKey[tempfile.TemporaryDirectory]()
 _GROUP = pytest.StashKey[str]()  # of the test before
 
 # The same cases every time, so that a red test is red for everyone.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_sessionstart(session):
+  """Keeps what this process compiles on disk while it runs, so that groups share it."""
+  import jax
+
+  session.stash[_COMPILED] = tempfile.TemporaryDirectory(prefix="compiled")
+  jax.config.update("jax_compilation_cache_dir", session.stash[_COMPILED].name)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def pytest_collection_modifyitems(items):
@@ -29,7 +40,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-  """Forgets what a group compiled when the next one begins.
+  """Lets go of what a group compiled when the next one begins, but for what is on disk.
 
   Each compiled function has memory mappings of its own, of which Linux gives a process 65,530; JAX
   crashes when there are no more.
