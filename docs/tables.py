@@ -9,6 +9,7 @@ fails where that would change the file.
 import pathlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 from imiad_jax import plugins, published, records, summary, tables
 from imiad_jax.records import Record
@@ -66,11 +67,70 @@ def _mean(rs: list[Record], metric: str) -> str:
   return f"{sum(values) / len(values):.3f}" if values else ""
 
 
-def setting(name: str, dataset: str) -> tables.Table:
+def setting(rs: list[Record]) -> tables.Table:
   """Returns the table that a command prints of a setting, without what it took on our machine."""
-  (_, table), *_ = summary.of(_every(name, dataset))
+  (_, table), *_ = summary.of(rs)
   kept = [k for k, head in enumerate(table[0]) if head not in ("s", "GB", "MB")]
   return [[row[k] for k in kept] for row in table]
+
+
+def continual() -> tables.Table:
+  """Returns what is left of all six categories after the last of them."""
+  return setting([r for r in _every("continual", "synthetic") if len(r["run"]["categories"]) == 6])
+
+
+def fully_supervised() -> tables.Table:
+  """Returns the methods that were also told one kind of defect alone."""
+  found = lines("fully_supervised", "synthetic").values()
+  hard = [rs for rs in found if any(r["run"]["setting_kw"]["kinds"] for r in rs)]
+  return setting([r for rs in hard for r in quick(rs)])
+
+
+def few_shot() -> tables.Table:
+  """Returns image AUROC of the shots of the quick table."""
+  rs = quick(_every("few_shot", "synthetic"))
+  return crossed([r for r in rs if r["run"]["setting_kw"]["shots"] in (2, 4)])
+
+
+def unified() -> tables.Table:
+  """Returns "image AUROC / pixel AP" of each method in each setting of the quick unified table."""
+  columns: dict[str, tuple[str, dict[str, Any]]] = {
+    "unsupervised": ("unsupervised", {}),
+    "noisy, 0.15": ("noisy", {"ratio": 0.15}),
+    "8 images": ("few_shot", {"shots": 8, "view": "none"}),
+    "10 told": ("fully_supervised", {"anomalies": 10, "kinds": 0}),
+    "one after the other": ("continual", {}),
+  }
+  found: dict[str, dict[str, list[Record]]] = {name: {} for name in plugins.names("methods")}
+  for head, (setting, kw) in columns.items():
+    for method, rs in lines(setting, "synthetic").items():
+      found[method][head] = [
+        r
+        for r in (_pairs(rs) if setting == "continual" else quick(rs))
+        if kw.items() <= r["run"]["setting_kw"].items()
+        and r["run"]["method_kw"].get("reweight", 1) == 1
+      ]
+
+  def cell(rs: list[Record]) -> str:
+    return " / ".join(filter(None, (_last(rs, m) for m in ("image_auroc", "pixel_ap"))))
+
+  body = [
+    [names.named(method), *(cell(of.get(head, [])) for head in columns)]
+    for method, of in found.items()
+    if any(of.values())
+  ]
+  return [["", *columns], *body]
+
+
+def _pairs(rs: list[Record]) -> list[Record]:
+  return [r for r in rs if r["run"]["categories"] == ["bottle", "woven"] and not r["run"]["seed"]]
+
+
+def _last(rs: list[Record], metric: str) -> str:
+  """Returns the mean of a metric after the last task of each run."""
+  ends = [(row, max(row["learnt"] for row in r["rows"])) for r in rs for row in r["rows"]]
+  values = [row[metric] for row, last in ends if row["learnt"] == last and metric in row]
+  return f"{sum(values) / len(values):.3f}" if values else ""
 
 
 def crossed(rs: list[Record]) -> tables.Table:
@@ -108,12 +168,13 @@ def _every(name: str, dataset: str) -> list[Record]:
 TABLES: dict[str, Callable[[], tables.Table]] = {
   "mtd": lambda: beside_the_paper("mtd"),
   "drawn": drawn,
-  "continual": lambda: setting("continual", "synthetic"),
-  "few_shot": lambda: crossed(quick(_every("few_shot", "synthetic"))),
+  "continual": continual,
+  "few_shot": few_shot,
   "few_shot_mtd": lambda: crossed(_every("few_shot", "mtd")),
   "noisy": noisy,
   "reweighting": reweighting,
-  "fully_supervised": lambda: setting("fully_supervised", "synthetic"),
+  "fully_supervised": fully_supervised,
+  "unified": unified,
 }
 
 
