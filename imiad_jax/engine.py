@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from imiad_jax import features, measures, parallel, plugins, training, views
+from imiad_jax import features, lessons, measures, parallel, plugins, training, views
 from imiad_jax.errors import UserError
-from imiad_jax.lessons import Lesson, Lessons, key
+from imiad_jax.lessons import Lesson, Memory
 from imiad_jax.settings import common
 from imiad_jax.training import Built, Data, Told
 from imiad_jax.types import Index, Logs, Method, Run, Scores, State, Task
@@ -70,7 +70,7 @@ def together(
   whats: list[Run],
   store: features.Store,
   hooks: Hooks = _NOTHING,
-  memory: Lessons | None = None,
+  memory: Memory | None = None,
 ) -> Iterator[tuple[int, Outcome]]:
   """Runs Runs that differ by their seeds alone as replicas of one; yields each Outcome's run too.
 
@@ -90,8 +90,8 @@ def together(
     raise UserError(
       f"The tasks of {what.setting} differ in size from seed to seed; take --config.replicas=1."
     )
-  lessons = Lessons() if memory is None else memory
-  known = lessons.recall(key(whats, built.method, taught))
+  memory = memory or Memory()
+  known = memory.recall(lessons.key(whats, built.method, taught))
   logs: list[tuple[int, int, Logs]] = []
 
   def epoch(task: int, passed: int, found: Logs) -> None:
@@ -108,7 +108,7 @@ def together(
   )
   ahead = int(built.method.needs_others)  # the task of the other categories has no number
   for i, state, seconds in learnt:
-    lessons.keep(Lesson(state, seconds, logs))
+    memory.keep(Lesson(state, seconds, logs))
     final = i + 1 == len(taught[0])
     for r, tasks in enumerate(taught):
       mine = state if len(whats) == 1 else jax.tree.map(lambda x, r=r: x[r], state)

@@ -35,7 +35,7 @@ from imiad_jax import (
 from imiad_jax.checkpoints import Checkpoint
 from imiad_jax.curves import Curves
 from imiad_jax.errors import UserError
-from imiad_jax.lessons import Lessons
+from imiad_jax.lessons import Memory
 from imiad_jax.types import Index, Run, State
 
 _LOG = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Worker:
   def __init__(self, config: Config, store: features.Store):
     """Takes the pixels and features of the config's data set."""
     _cache_compilations()
-    self._config, self._store, self._memory = config, store, Lessons()
+    self._config, self._store, self._memory = config, store, Memory()
 
   def attempt(self, group: list[plans.Job]) -> list[records.Record]:
     """Does runs that differ by their seeds at once, and returns the line of each.
@@ -108,7 +108,7 @@ def conclude(config: Config, plan: plans.Plan) -> None:
 
 
 def _lines(
-  group: list[plans.Job], store: features.Store, config: Config, memory: Lessons
+  group: list[plans.Job], store: features.Store, config: Config, memory: Memory
 ) -> list[records.Record]:
   """Does runs that differ by their seeds at once; returns their lines."""
   began = time.perf_counter()

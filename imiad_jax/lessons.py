@@ -18,7 +18,7 @@ class Lesson(NamedTuple):
   logs: list[tuple[int, int, Logs]]  # task, epochs of it passed by then, and what they logged
 
 
-class Lessons:
+class Memory:
   """The last lesson and what it depends on."""
 
   def __init__(self) -> None:

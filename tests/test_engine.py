@@ -12,7 +12,7 @@ import pytest
 
 from imiad_jax import engine, parallel, plugins, training
 from imiad_jax.errors import UserError
-from imiad_jax.lessons import Lessons
+from imiad_jax.lessons import Memory
 from imiad_jax.methods import padim
 from imiad_jax.types import Method, Run, Scores
 from tests import pictures
@@ -232,7 +232,7 @@ def test_what_was_learnt_last_is_not_learnt_again(monkeypatch):
   def score(state, batch):
     return Scores(jnp.mean(batch.image, (1, 2, 3)) + state, None)
 
-  seen, memory, told = [], Lessons(), []
+  seen, memory, told = [], Memory(), []
   spy(monkeypatch, score, epochs=2, seen=seen)
   hooks = engine.Hooks(epoch=lambda *x: told.append(x[:2]))
   count, (first,) = lines(memory, seen, hooks)
@@ -251,7 +251,7 @@ def test_what_was_learnt_last_is_not_learnt_again(monkeypatch):
 
 
 def test_what_is_told_of_labels_or_of_several_tasks_is_learnt_anew(monkeypatch):
-  seen, memory = [], Lessons()
+  seen, memory = [], Memory()
   spy(monkeypatch, seen=seen)
   for _ in range(2):
     assert lines(memory, seen, setting="continual", categories=("c0", "c1"))[0] == 6
@@ -262,7 +262,7 @@ def test_what_is_told_of_labels_or_of_several_tasks_is_learnt_anew(monkeypatch):
 
 def test_the_other_categories_are_part_of_what_learning_took(monkeypatch):
   spy(monkeypatch, seen=(seen := []), supervised=True, needs_others=True)
-  memory = Lessons()
+  memory = Memory()
   count, (outcome,) = lines(memory, seen)
   assert count == 6 and outcome.seconds["learn"] > 0
   assert lines(memory, seen)[0] == 0
@@ -277,7 +277,7 @@ def test_replicas_differ_by_their_seeds_alone():
 SCRIPT = """
 import jax, json, sys
 from imiad_jax import engine, parallel, plugins
-from imiad_jax.lessons import Lessons
+from imiad_jax.lessons import Memory
 from imiad_jax.methods import padim
 from imiad_jax.types import Run
 from tests import pictures
