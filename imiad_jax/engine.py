@@ -81,7 +81,7 @@ def together(
     UserError: the setting or method refuses what it was given; the runs are not alike.
     Failed: scores that are not finite.
   """
-  what, seeds = whats[0], [w.seed for w in whats]
+  what = whats[0]
   if any(w._replace(seed=what.seed) != what for w in whats):
     raise UserError("Replicas are runs that differ by their seeds; these differ by more.")
   built = training.build(what.method, what.method_kw, len(whats))
@@ -90,25 +90,8 @@ def together(
     raise UserError(
       f"The tasks of {what.setting} differ in size from seed to seed; take --config.replicas=1."
     )
-  memory = memory or Memory()
-  known = memory.recall(lessons.key(whats, built.method, taught))
-  logs: list[tuple[int, int, Logs]] = []
-
-  def epoch(task: int, passed: int, found: Logs) -> None:
-    logs.append((task, passed, found))
-    hooks.epoch(task, passed, found)
-
-  if known:
-    for at in known.logs:
-      epoch(*at)
-  learnt = (
-    iter([(len(taught[0]) - 1, known.state, known.seconds)])
-    if known
-    else _learn(built, taught, store, seeds, hooks._replace(epoch=epoch))
-  )
   ahead = int(built.method.needs_others)  # the task of the other categories has no number
-  for i, state, seconds in learnt:
-    memory.keep(Lesson(state, seconds, logs))
+  for i, state, seconds in _learn(built, whats, taught, store, hooks, memory or Memory()):
     final = i + 1 == len(taught[0])
     for r, tasks in enumerate(taught):
       mine = state if len(whats) == 1 else jax.tree.map(lambda x, r=r: x[r], state)
@@ -125,38 +108,77 @@ def together(
 
 
 def _learn(
-  built: Built, taught: list[list[Task]], store: features.Store, seeds: list[int], hooks: Hooks
+  built: Built,
+  whats: list[Run],
+  taught: list[list[Task]],
+  store: features.Store,
+  hooks: Hooks,
+  memory: Memory,
 ) -> Iterator[tuple[int, State, dict[str, float]]]:
   """Learns the tasks of replicas; yields each that is tested, the State after it, and seconds.
 
   The State is given away when the next task begins.
   """
+  seeds = [what.seed for what in whats]
   sizes = [len(t.train) * views.copies(t.view) for t in taught[0]]
-  state, most = training.start(built, sizes, seeds)
-  state, first, passed = hooks.restore(state)
+  most = parallel.bucket(max(sizes))
+  keys = lessons.keys(whats, built.method, taught, most)
+  known = memory.recall(keys)
+  if known:
+    state, first, passed = known[-1].state, len(known), 0
+  else:
+    state, first, passed = hooks.restore(training.start(built, most, len(sizes), seeds))
   spent: dict[str, float] = {}
-  for i in range(first, len(sizes)):
-    began = time.perf_counter()
-    told = _told(built.method, store, [tasks[i] for tasks in taught], most, seeds)
-    fetched = time.perf_counter()
-
-    def after(epoch: int, state: State, logs: Logs, i: int = i) -> None:
-      hooks.keep(i, epoch, epoch == built.method.epochs and i + 1 < len(sizes), state)
-      hooks.epoch(i, epoch, logs)
-
-    state, logs = training.learn(built, state, told, [_seed(s, i) for s in seeds], passed, after)
-    passed = 0
-    jax.block_until_ready(state)
-    learnt = time.perf_counter()
-    _LOG.info(
-      "task %d/%d %s: learnt %d images in %.1f s%s",
-      *(i + 1, len(sizes), taught[0][i].name, told.n, learnt - fetched, training.written(logs)),
-    )
-    del told
-    spent = _sum(spent, {"fetch": fetched - began, "learn": learnt - fetched})
-    if taught[0][i].tests:
+  for i, tasks in enumerate(zip(*taught, strict=True)):
+    if i < len(known):
+      lesson = known[i]
+      for number, logs in lesson.logs:
+        hooks.epoch(i, number, logs)
+    elif i < first:
+      continue  # the State that was restored is a later one
+    else:
+      began = time.perf_counter()
+      told = _told(built.method, store, list(tasks), most, seeds)
+      fetch = time.perf_counter() - began
+      if i and keys[i - 1]:  # what is remembered is not given away
+        state = jax.tree.map(lambda x: x.copy(), state)
+      own = [_seed(seed, i) for seed in seeds]
+      lesson = _lesson(built, state, told, own, passed, (i, len(sizes), tasks[0].name), hooks)
+      del told
+      lesson = lesson._replace(seconds={"fetch": fetch} | lesson.seconds)
+      memory.keep(keys[i], lesson)
+      passed = 0
+    state, spent = lesson.state, _sum(spent, lesson.seconds)
+    if tasks[0].tests:
       yield i, state, spent
       spent = {}
+
+
+def _lesson(
+  built: Built,
+  state: State,
+  told: Told,
+  seeds: list[int],
+  passed: int,
+  place: tuple[int, int, str],
+  hooks: Hooks,
+) -> Lesson:
+  """Learns a task; its place is its number, how many there are, and its name."""
+  i, n, name = place
+  logs: list[tuple[int, Logs]] = []
+  began = time.perf_counter()
+
+  def after(epoch: int, state: State, found: Logs) -> None:
+    hooks.keep(i, epoch, epoch == built.method.epochs and i + 1 < n, state)
+    hooks.epoch(i, epoch, found)
+    logs.append((epoch, found))
+
+  state, last = training.learn(built, state, told, seeds, passed, after)
+  jax.block_until_ready(state)
+  spent = time.perf_counter() - began
+  said = training.written(last)
+  _LOG.info("task %d/%d %s: learnt %d images in %.1f s%s", i + 1, n, name, told.n, spent, said)
+  return Lesson(state, {"learn": spent}, logs)
 
 
 def curriculum(what: Run, index: Index, method: Method) -> list[Task]:

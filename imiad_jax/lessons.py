@@ -1,9 +1,12 @@
-"""What was learnt last, so that runs that would learn the very same learn it once.
+"""What the last runs learnt, so that the next one does not learn the very same again.
 
-A method that does not use labels learns from fully_supervised what it learns from unsupervised: the
-two differ by what is tested.
+A method that does not use labels learns from fully_supervised what it learns from unsupervised, of
+which only the tests differ; one that learns the other categories first does so alike before each
+number of shots.
 """
 
+import hashlib
+import itertools
 import json
 from typing import NamedTuple
 
@@ -11,44 +14,51 @@ from imiad_jax.types import Logs, Method, Run, State, Task
 
 
 class Lesson(NamedTuple):
-  """What runs that differ by their seeds learnt together."""
+  """A task that runs that differ by their seeds have learnt together."""
 
-  state: State  # after the last task
-  seconds: dict[str, float]  # of all of them
-  logs: list[tuple[int, int, Logs]]  # task, epochs of it passed by then, and what they logged
+  state: State  # after it
+  seconds: dict[str, float]  # that it took
+  logs: list[tuple[int, Logs]]  # epochs passed by then, and what they logged
 
 
 class Memory:
-  """The last lesson and what it depends on."""
+  """Lessons by what they depend on."""
 
   def __init__(self) -> None:
     """Knows nothing yet."""
-    self._key: object = None
-    self._last: Lesson | None = None
+    self._kept: dict[str | None, Lesson] = {}
 
-  def recall(self, key: object) -> Lesson | None:
-    """Returns the last lesson if it has this key; else forgets it. None is the key of none."""
-    if key is None or key != self._key:
-      self._key, self._last = key, None
-    return self._last
+  def recall(self, keys: list[str | None]) -> list[Lesson]:
+    """Returns the lessons of a run's first tasks; forgets the others, so that they take no room."""
+    self._kept = {key: lesson for key, lesson in self._kept.items() if key in keys}
+    found = (self._kept.get(key) for key in keys)
+    return [lesson for lesson in itertools.takewhile(bool, found) if lesson]
 
-  def keep(self, lesson: Lesson) -> None:
-    """Keeps the lesson of the key that was asked for last."""
-    self._last = lesson
+  def keep(self, key: str | None, lesson: Lesson) -> None:
+    """Keeps a lesson, unless its key is None."""
+    if key:
+      self._kept[key] = lesson
 
 
-def key(whats: list[Run], method: Method, tasks: list[list[Task]]) -> object:
-  """Returns what learning depends on, of runs of one data set with the tasks of each.
+def keys(whats: list[Run], method: Method, tasks: list[list[Task]], most: int) -> list[str | None]:
+  """Returns for each task what the State after it depends on, of runs of one data set.
 
-  None where several tasks of a run are tested: the State after the last one is not enough.
+  None where a run is tested several times: no other setting is, and a State would lie there idly.
+
+  Args:
+    whats: runs that differ by their seeds.
+    method: theirs.
+    tasks: of each run.
+    most: rows that tasks are padded to.
   """
-  if sum(bool(task.tests) for task in tasks[0]) > 1:
-    return None
-  first = whats[0]
-  told = [
-    (t.train.tolist(), t.label.tolist(), t.view, t.masks and method.supervised)
-    for run in tasks
-    for t in run
-  ]
-  seeds = [what.seed for what in whats]
-  return (first.dataset, first.method, json.dumps(first.method_kw, sort_keys=True), seeds, told)
+  alone = sum(bool(task.tests) for task in tasks[0]) == 1
+  told: list[object] = [whats[0].dataset, whats[0].method, whats[0].method_kw]
+  told += [[what.seed for what in whats], most, len(tasks[0])]
+  out: list[str | None] = []
+  for same in zip(*tasks, strict=True):  # the same task of each run
+    told += [
+      (t.train.tolist(), t.label.tolist(), t.view, t.masks and method.supervised) for t in same
+    ]
+    key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    out.append(key if alone or not same[0].tests else None)
+  return out

@@ -154,15 +154,14 @@ def _batch(data: Data, label: Any, region: Any, row: Any, epoch: Any, valid: Any
   return Batch(image, label, region, row, epoch, valid, data["features"])
 
 
-def start(built: Built, rows: list[int], seeds: list[int]) -> tuple[State, int]:
-  """Returns the first State for tasks of so many rows, and the rows that each is padded to."""
+def start(built: Built, most: int, tasks: int, seeds: list[int]) -> State:
+  """Returns the first State for so many tasks, each padded to `most` rows."""
   method = built.method
   net = features.backbone(method.backbone)
-  most = parallel.bucket(max(rows))
   shapes = features.shapes(net, method.stages, method.size)
-  spec = Spec((method.size, method.size, 3), shapes, most, len(rows))
+  spec = Spec((method.size, method.size, 3), shapes, most, tasks)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-  return built.init(keys if built.replicas > 1 else keys[0], spec, net.params), most
+  return built.init(keys if built.replicas > 1 else keys[0], spec, net.params)
 
 
 def learn(

@@ -260,12 +260,25 @@ def test_what_is_told_of_labels_or_of_several_tasks_is_learnt_anew(monkeypatch):
   assert lines(memory, seen, setting="fully_supervised", anomalies=3)[0] == 4
 
 
-def test_the_other_categories_are_part_of_what_learning_took(monkeypatch):
-  spy(monkeypatch, seen=(seen := []), supervised=True, needs_others=True)
-  memory = Memory()
-  count, (outcome,) = lines(memory, seen)
-  assert count == 6 and outcome.seconds["learn"] > 0
-  assert lines(memory, seen)[0] == 0
+def test_the_other_categories_are_learnt_once_and_are_part_of_what_learning_took(monkeypatch):
+  def score(state, batch):
+    return Scores(jnp.mean(batch.image, (1, 2, 3)) + state, None)
+
+  spy(monkeypatch, score, seen=(seen := []), supervised=True, needs_others=True)
+  memory, told = Memory(), []
+  hooks = engine.Hooks(epoch=lambda *x: told.append(x[:2]))
+  count, (first,) = lines(memory, seen, hooks)
+  assert count == 6 and told == [(0, 1), (1, 1)] and first.seconds["learn"] > 0
+  again, (same,) = lines(memory, seen, hooks)
+  assert again == 0 and told == [(0, 1), (1, 1)] * 2
+  assert same.seconds["learn"] == first.seconds["learn"]
+  for _ in range(2):  # the State after the other categories is still there
+    few, (third,) = lines(memory, seen, hooks, setting="few_shot", shots=4)
+    assert few == 1 and told[-2:] == [(0, 1), (1, 1)]
+    memory._kept = dict(list(memory._kept.items())[:1])
+  alone, (expected,) = lines(None, seen, setting="few_shot", shots=4)
+  assert alone == 3 + 1
+  np.testing.assert_array_equal(third.scores.image, expected.scores.image)
 
 
 def test_replicas_differ_by_their_seeds_alone():
