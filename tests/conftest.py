@@ -1,7 +1,6 @@
 """What the tests share."""
 
 import os
-import pathlib
 import tempfile
 
 import hypothesis
@@ -30,13 +29,19 @@ def pytest_sessionstart(session):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+def group(item) -> str:
+  """Returns what a test shares its compiled functions by: a method, or its file."""
+  file = item.path.stem.removeprefix("test_")
+  call = getattr(item, "callspec", None)
+  return call.params.get("name", file) if call and file == "conformance" else file
+
+
 def pytest_collection_modifyitems(items):
-  """Keeps the tests of a method, or of another file, in one process, to share what they compile."""
+  """Puts the tests of a group together, one after the other."""
+  place = {}
   for item in items:
-    call = getattr(item, "callspec", None)
-    of_file = pathlib.Path(item.fspath).stem.removeprefix("test_")
-    name = call.params.get("name", of_file) if call and of_file == "conformance" else of_file
-    item.add_marker(pytest.mark.xdist_group(str(name)))
+    place.setdefault(group(item), len(place))
+  items.sort(key=lambda item: place[group(item)])
 
 
 def pytest_runtest_setup(item):
@@ -47,10 +52,9 @@ def pytest_runtest_setup(item):
   """
   import jax
 
-  (group,) = item.get_closest_marker("xdist_group").args
-  if item.session.stash.get(_GROUP, group) != group:
+  if item.session.stash.get(_GROUP, group(item)) != group(item):
     jax.clear_caches()
-  item.session.stash[_GROUP] = group
+  item.session.stash[_GROUP] = group(item)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,7 @@ METHODS = plugins.names("methods")
 
 
 def long(value, yes: bool):
-  """A parameter whose tests meet in one worker, which compiles the method once."""
-  marks = [pytest.mark.xdist_group(value[0]), *([pytest.mark.long] if yes else [])]
-  return pytest.param(*value, marks=marks)
+  return pytest.param(*value, marks=[pytest.mark.long] if yes else [])
 
 
 def trained(name: str) -> bool:
