@@ -1,10 +1,15 @@
-"""The magnetic tiles (MTD) with every unsupervised method, at what two CPU cores can pay for.
+"""The magnetic tiles (MTD) at what two CPU cores can pay for, one seed.
 
   python -m imiad_jax.main --config=configs/tiles.py --config.data_dir=<folder>
   python -m imiad_jax.main --config=configs/tiles.py:method=stpm --config.data_dir=<folder>
+  python -m imiad_jax.main --config=configs/tiles.py:setting=noisy --config.data_dir=<folder>
+  python -m imiad_jax.main --config=configs/tiles.py:setting=fully_supervised \\
+    --config.data_dir=<folder>
 
-The embedded backbone and each method's SMALL, which are for categories of 60 images; here there are
-762, so that methods that train pass over them less often, as EPOCHS says. One seed.
+Every unsupervised method; a few with a tenth as many defective tiles hidden among those that are
+learnt, and a few with ten defective ones told. The embedded backbone and each method's SMALL, which
+are for categories of 60 images; here there are 762, so that methods that train pass over them less
+often, as EPOCHS says.
 """
 
 from typing import Any
@@ -13,21 +18,29 @@ from imiad_jax import config
 from imiad_jax.plugins import check
 
 EPOCHS = {
-  **{"cfa": 1, "csflow": 6, "cutpaste": 4, "draem": 4, "efficientad": 5, "fastflow": 6},
-  **{"favae": 8, "rd4ad": 4, "simplenet": 8, "stpm": 5},
+  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "devnet": 10, "draem": 4},
+  **{"efficientad": 5, "fastflow": 6, "favae": 8, "rd4ad": 4, "simplenet": 8, "stpm": 5},
 }
-METHODS = (*EPOCHS, "padim", "patchcore", "softpatch", "spade")
+METHODS = {
+  "unsupervised": (
+    *("cfa", "csflow", "cutpaste", "draem", "efficientad", "fastflow", "favae", "rd4ad"),
+    *("simplenet", "stpm", "padim", "patchcore", "softpatch", "spade"),
+  ),
+  "noisy": ("cfa", "padim", "patchcore", "spade"),
+  "fully_supervised": ("bgad", "devnet", "padim", "patchcore"),
+}
 
 
 def get_config(arg: str | None = None):
-  """Returns the config for "method=", of all methods without it."""
-  given = config.parse(arg, method="")
+  """Returns the config for "method=,setting=", of all methods without the first."""
+  given = config.parse(arg, method="", setting="unsupervised")
+  check("setting of the tiles", given["setting"], METHODS)
+  methods = METHODS[given["setting"]]
   if given["method"]:
-    check("method of the tiles", given["method"], METHODS)
-  chosen = (given["method"],) if given["method"] else METHODS
+    check("method of the tiles", given["method"], methods)
 
   def part(method: str):
     kw: dict[str, Any] = {"epochs": EPOCHS[method]} if method in EPOCHS else {}
-    return config.part(method, "unsupervised", "efficientnet_lite0", **kw)
+    return config.part(method, given["setting"], config.SMALL, **kw)
 
-  return config.make("mtd", *map(part, chosen))
+  return config.make("mtd", *map(part, (given["method"],) if given["method"] else methods))

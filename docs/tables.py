@@ -8,7 +8,7 @@ fails where that would change the file.
 
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from imiad_jax import plugins, published, records, summary, tables
@@ -16,6 +16,7 @@ from imiad_jax.records import Record
 from imiad_jax.reporting import lines as names
 
 ROOT = pathlib.Path(__file__).parents[1]
+STRUCTURAL = ("bottle", "capsule", "plate", "woven")
 _HEAD = {
   "image_auroc": "image AUROC",
   "image_ap": "image AP",
@@ -49,22 +50,33 @@ def beside_the_paper(dataset: str) -> tables.Table:
 
 
 def drawn() -> tables.Table:
-  """Returns a line for each method on the drawn data set, unsupervised: mean over categories."""
-  found = lines("unsupervised", "synthetic")
+  """Returns a line for each method, unsupervised on the drawn data set; categories weigh alike."""
   head = ["", "categories x seeds", *_HEAD.values(), "structural: image", "structural: pixel"]
   table = [head]
-  for method, rs in found.items():
-    part = [r for r in rs if r["run"]["categories"][0] in ("bottle", "capsule", "plate", "woven")]
-    counts = [len({str(r["run"][k]) for r in rs}) for k in ("categories", "seed")]
-    gate = [_mean(part, m) for m in ("image_auroc", "pixel_auroc")]
-    row = [names.named(method), " x ".join(map(str, counts)), *(_mean(rs, m) for m in _HEAD)]
-    table.append([*row, *gate])
+  for method, rs in lines("unsupervised", "synthetic").items():
+    each: dict[str, list[Record]] = {}
+    for r in rs:
+      each.setdefault(r["run"]["categories"][0], []).append(r)
+    seeds = sorted({len(mine) for mine in each.values()})
+    count = f"{len(each)} x {' or '.join(map(str, seeds))}"
+    part = [mine for name, mine in each.items() if name in STRUCTURAL]
+    row = [names.named(method), count, *(_of_categories(each.values(), m) for m in _HEAD)]
+    table.append([*row, *(_of_categories(part, m) for m in ("image_auroc", "pixel_auroc"))])
   return table
 
 
+def _of_categories(each: Iterable[list[Record]], metric: str) -> str:
+  """Returns the mean over categories of means over their lines."""
+  means = [
+    sum(found) / len(found)
+    for rs in each
+    if (found := [row[metric] for r in rs for row in r["rows"] if metric in row])
+  ]
+  return f"{sum(means) / len(means):.3f}" if means else ""
+
+
 def _mean(rs: list[Record], metric: str) -> str:
-  values = [row[metric] for r in rs for row in r["rows"] if metric in row]
-  return f"{sum(values) / len(values):.3f}" if values else ""
+  return _of_categories([rs], metric)
 
 
 def setting(rs: list[Record]) -> tables.Table:
