@@ -20,6 +20,7 @@ from imiad_jax import features, training
 from imiad_jax.types import Method, Scores, State
 
 WARM = 2  # calls before those that are timed
+ENOUGH = 1.0  # seconds of timed calls after which three are enough
 
 
 def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], Any]:
@@ -47,7 +48,7 @@ def measure(
     state: what it has learnt.
     data: of it "image" [n,h,w,3] uint8 at the method's size, again from the first where there are
       fewer than its batch.
-    repeats: timed calls, after a warm-up; their median counts.
+    repeats: timed calls, after a warm-up, fewer where they take long; their median counts.
 
   Returns:
     "seconds_one"         for one image at batch 1
@@ -96,6 +97,8 @@ def _seconds(compiled: Any, args: tuple[Any, ...], repeats: int) -> float:
     began = time.perf_counter()
     jax.block_until_ready(compiled(*args))
     seconds.append(time.perf_counter() - began)
+    if len(seconds) >= WARM + 3 and sum(seconds[WARM:]) > ENOUGH:
+      break
   return statistics.median(seconds[WARM:])
 
 

@@ -74,13 +74,14 @@ def _sorted(jobs: list[Job], seeds: list[int]) -> list[Job]:
 
 
 def _costed(jobs: list[Job]) -> list[Job]:
-  """Returns the jobs, the first of each method, hyperparameters and categories to be costed.
+  """Returns the jobs, to be costed the first of each method, hyperparameters, number of categories.
 
-  What scoring costs is the same for other seeds, and much the same in other settings.
+  What scoring costs is the same for other seeds, and much the same in other settings and for as
+  many other categories.
   """
   first: dict[Any, str] = {}
   for job in jobs:
-    first.setdefault((_learner(job), job.run.categories), job.id)
+    first.setdefault((_learner(job), len(job.run.categories)), job.id)
   wanted = set(first.values())
   return [job._replace(costed=job.id in wanted) for job in jobs]
 
