@@ -10,11 +10,12 @@ The settings are the paper's four (noisy at a ratio of 0.15, few shots of eight 
 two and with turned views) and the fully supervised one with ten anomalies told. What a method
 refuses is said in a sentence and left out. `python -m imiad_jax.report` makes all of its figures
 from these lines. Quick is two categories of the drawn data set and one seed, and two shots and
-turned views for the methods of Table IX alone; without it all six categories and three seeds. Of
-quick, 193 of the 268 runs took 7,053 s on two cores, with other work beside them; it was not run to
-its end yet. The drawn data set is learnt with the embedded backbone and hyperparameters that a CPU
-can pay for, but for the authors' ratio of banks of few images; any other with those of each
-method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
+turned views for the methods of Table IX alone; without it all six categories and three seeds.
+Quick's 268 runs took 9,650 s in all, in several sittings beside other work; 114 of them, of ten
+methods that do not train a network on images, 562 s as one command. The drawn data set is learnt
+with the embedded backbone and hyperparameters that a CPU can pay for, but for the authors' ratio of
+banks of few images; any other with those of each method's authors, for which take an accelerator;
+`backbone=efficientnet_lite0` overrides that.
 """
 
 from imiad_jax import config, plugins

@@ -182,6 +182,8 @@ TABLES: dict[str, Callable[[], tables.Table]] = {
   "drawn": drawn,
   "continual": continual,
   "few_shot": few_shot,
+  "noisy_mtd": lambda: setting(_every("noisy", "mtd")),
+  "fully_supervised_mtd": lambda: setting(_every("fully_supervised", "mtd")),
   "few_shot_mtd": lambda: crossed(_every("few_shot", "mtd")),
   "noisy": noisy,
   "reweighting": reweighting,
