@@ -95,3 +95,11 @@ def test_nothing_to_measure_is_refused():
     efficiency.measure(built, state, images(0))
   with pytest.raises(ValueError, match="3 and 0"):
     efficiency.measure(built, state, images(), repeats=0)
+
+
+@pytest.mark.parametrize(("enough", "timed"), [(0.0, 3), (60.0, 10)])
+def test_slow_calls_are_timed_three_times(monkeypatch, enough, timed):
+  monkeypatch.setattr(efficiency, "ENOUGH", enough)
+  calls = []
+  assert efficiency._seconds(lambda: calls.append(0) or jnp.zeros(()), (), 10) > 0
+  assert len(calls) == efficiency.WARM + timed
