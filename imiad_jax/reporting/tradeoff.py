@@ -24,15 +24,19 @@ class Point(NamedTuple):
 
 
 def points(records: list[Record], dataset: str) -> list[Point]:
-  """Returns the variants whose cost was measured, unsupervised: means over categories and seeds."""
+  """Returns the variants whose cost was measured, unsupervised: means over categories and seeds.
+
+  The cost is that of the runs it was measured of, which need not be all of them.
+  """
   found = lines.entries(records)
-  mine = [e for e in found if (e.setting, e.dataset) == ("unsupervised", dataset) and e.cost]
+  mine = [e for e in found if (e.setting, e.dataset) == ("unsupervised", dataset)]
   out: list[Point] = []
   for variant, es in lines.grouped(mine).items():
     accuracy = lines.mean(es, "image_auroc")
-    if accuracy:
-      seconds = float(np.mean([e.cost["seconds_one"] for e in es]))
-      read = [e.cost["scoring_bytes"] + 4 * e.cost["parameters"] for e in es]
+    costs = [e.cost for e in es if e.cost]
+    if accuracy and costs:
+      seconds = float(np.mean([cost["seconds_one"] for cost in costs]))
+      read = [cost["scoring_bytes"] + 4 * cost["parameters"] for cost in costs]
       out.append(Point(variant, seconds, accuracy.value, float(np.mean(read))))
   return out
 

@@ -207,6 +207,18 @@ def test_points_are_means_of_what_was_measured():
   assert tradeoff.picture(rs, "mvtec_ad") is None  # one point is no trade-off
 
 
+def test_accuracy_is_that_of_all_runs_whichever_were_costed():
+  cost = {"seconds_one": 0.1, "scoring_bytes": 10, "parameters": 5}
+  rs = [
+    line("unsupervised", "padim", "a", {"image_auroc": 0.9}, efficiency=cost),
+    line("unsupervised", "padim", "b", {"image_auroc": 0.7}),
+    line("unsupervised", "padim", "b", {"image_auroc": 0.5}, seed=1),
+    line("unsupervised", "padim", "a", {"image_auroc": 0.7}, seed=1),
+  ]
+  (point,) = tradeoff.points(rs, "mvtec_ad")
+  assert point == ("PaDiM", pytest.approx(0.1), pytest.approx(0.7), 30)
+
+
 def test_equal_points_are_drawn_and_named():
   rs = [*costly("padim", 0.03, 0.9), *costly("spade", 0.03, 0.9)]
   said = words(tradeoff.picture(rs, "mvtec_ad"))
