@@ -198,7 +198,7 @@ def _reweighting(found: list[Entry]) -> tuple[Verdict, str]:
 
 
 def _forgetting(found: list[Entry]) -> tuple[Verdict, str]:
-  """Judges by PatchCore: it forgets nearly nothing, and none but the other bank clearly less."""
+  """Judges by PatchCore against all others, but for the other bank."""
   metric = "fm_image_auroc"
   mine = [e for e in found if e.method != "sharedbank"]
   methods = _methods(mine, "continual", metric, like="patchcore", lower=True)
@@ -207,7 +207,7 @@ def _forgetting(found: list[Entry]) -> tuple[Verdict, str]:
     need = "It takes PatchCore and another method, task after task"
     return "not enough runs", f"{need}: {_RUN}table_continual.py."
   evidence = f"Forgetting of image AUROC: {_said(means)}; up to {NEARLY_NONE:g} is nearly none."
-  least = means["patchcore"] <= NEARLY_NONE + min(0.0, *means.values())
+  least = means["patchcore"] <= min(NEARLY_NONE, *means.values())
   return ("supported" if least else "not supported"), evidence
 
 
