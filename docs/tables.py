@@ -16,7 +16,7 @@ from imiad_jax.records import Record
 from imiad_jax.reporting import lines as names
 
 ROOT = pathlib.Path(__file__).parents[1]
-STRUCTURAL = ("bottle", "capsule", "plate", "woven")
+_STRUCTURAL = ("bottle", "capsule", "plate", "woven")
 _HEAD = {
   "image_auroc": "image AUROC",
   "image_ap": "image AP",
@@ -59,7 +59,7 @@ def drawn() -> tables.Table:
       each.setdefault(r["run"]["categories"][0], []).append(r)
     seeds = sorted({len(mine) for mine in each.values()})
     count = f"{len(each)} x {' or '.join(map(str, seeds))}"
-    part = [mine for name, mine in each.items() if name in STRUCTURAL]
+    part = [mine for name, mine in each.items() if name in _STRUCTURAL]
     row = [names.named(method), count, *(_of_categories(each.values(), m) for m in _HEAD)]
     table.append([*row, *(_of_categories(part, m) for m in ("image_auroc", "pixel_auroc"))])
   return table

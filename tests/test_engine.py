@@ -290,7 +290,6 @@ def test_replicas_differ_by_their_seeds_alone():
 SCRIPT = """
 import jax, json, sys
 from imiad_jax import engine, parallel, plugins
-from imiad_jax.lessons import Memory
 from imiad_jax.methods import padim
 from imiad_jax.types import Run
 from tests import pictures

@@ -78,8 +78,9 @@ def test_an_outline_says_what_is_left_and_what_it_may_take(tmp_path):
   assert nothing.endswith("about 0 s and 4 runs of which no time is known.")
 
 
-def test_runs_that_learn_alike_stand_together_and_the_first_is_costed():
+def test_runs_that_learn_alike_stand_together_and_the_first_is_costed(synthetic_dir, tmp_path):
   out = config.table("", ("padim",), lambda *_: [])
+  out.prepared_dir, out.results = synthetic_dir, str(tmp_path)
   parts = [
     config.part(method, setting, "efficientnet_lite0", kw, **own)
     for method, own in (("padim", {}), ("padim", {"dim": 20}), ("spade", {}))
