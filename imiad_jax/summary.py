@@ -53,14 +53,11 @@ def _crossed(title: str, table: Table) -> list[tuple[str, Table]]:
 def _variants(rs: list[Record]) -> Table:
   kws = [r["run"]["setting_kw"] for r in rs]
   varies = [k for k in kws[0] if len({tables.plain(kw[k]) for kw in kws}) > 1]
-  seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-  for run in (r["run"] for r in rs):
-    for k, v in run["method_kw"].items():
-      seen[run["method"], k].add(tables.plain(v))
+  several = tables.varying(rs)
   lines: dict[tuple[str, ...], list[Record]] = defaultdict(list)
   for r, kw in zip(rs, kws, strict=True):
     name, own = r["run"]["method"], r["run"]["method_kw"]
-    name = tables.with_values(name, {k: v for k, v in own.items() if len(seen[name, k]) > 1})
+    name = tables.with_values(name, {k: v for k, v in own.items() if (name, k) in several})
     lines[name, *(tables.plain(kw[k]) for k in varies)].append(r)
   used = [m for m in tables.METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])

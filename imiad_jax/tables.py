@@ -111,15 +111,19 @@ def matrix_table(rs: list[Record], metric: str) -> Table:
 def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   """Returns titled tables of records, grouped by what they have in common but seed and category.
 
-  The categories of a run of several stay together: they are its tasks, in order.
+  The categories of a run of several stay together: they are its tasks, in order. A title names the
+  hyperparameters that vary among the records of a method, and the setting's that are not empty.
   """
+  every = list(rs)
+  varies = varying(every)
   groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-  for record in rs:
+  for record in every:
     run = record["run"]
-    title = f"{run['method']} on {run['dataset']}, {with_values(run['setting'], run['setting_kw'])}"
+    met = with_values(run["setting"], {k: v for k, v in run["setting_kw"].items() if v != []})
+    own = {k: v for k, v in run["method_kw"].items() if (run["method"], k) in varies}
+    title = with_values(f"{run['method']} on {run['dataset']}, {met}", own)
     tasks = run["categories"] if len(run["categories"]) > 1 else []
-    versions = with_values("", record["versions"])
-    groups[with_values(title, run["method_kw"]), versions, *tasks].append(record)
+    groups[title, with_values("", record["versions"]), *tasks].append(record)
   out: list[tuple[str, Table]] = []
   for (title, versions, *_), group in groups.items():
     if len({v for t, v, *_ in groups if t == title}) > 1:
@@ -139,6 +143,15 @@ def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
     else:
       out.append((title, scores(good)))
   return out
+
+
+def varying(rs: Iterable[Record]) -> set[tuple[str, str]]:
+  """Returns (method, hyperparameter) of which the records have several values."""
+  seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+  for run in (r["run"] for r in rs):
+    for k, v in run["method_kw"].items():
+      seen[run["method"], k].add(plain(v))
+  return {key for key, values in seen.items() if len(values) > 1}
 
 
 def plain(value: Any) -> str:

@@ -90,6 +90,16 @@ def test_what_differs_in_more_than_seed_and_category_is_not_averaged():
   assert titles[3] == "padim on synthetic, unsupervised (k=2) (size=64)"
 
 
+def test_titles_name_what_varies_alone():
+  rs = [record([row(image_auroc=0.8)], method_kw={"size": s, "dim": 100}) for s in (64, 128)]
+  rs += [record([row(image_auroc=0.8)], method="spade", setting_kw={"sizes": [], "k": 2})]
+  assert [title for title, _ in tables.sections(rs)] == [
+    "padim on synthetic, unsupervised (size=64)",
+    "padim on synthetic, unsupervised (size=128)",
+    "spade on synthetic, unsupervised (k=2)",
+  ]
+
+
 # ---- continual ----
 
 # After each task: a 0.9, then 0.7, then 0.8; b 0.8, then 0.5; c 0.6.

@@ -232,16 +232,18 @@ KINDS = (
 def all(records: list[Record]) -> list[Figure]:
   """Returns the figures there are data for, of each data set, and of all the ranks."""
   found = [kind.draw(mine, dataset) for kind in KINDS for dataset, mine in _sets(records)]
-  return [figure for figure in [*found, ranks.diagram(records)] if figure]
+  return [figure for figure in [*found, ranks.diagram(ranks.of(records))] if figure]
 
 
 def lacking(records: list[Record]) -> list[str]:
   """Returns a sentence for each kind of figure that no data set has the lines for."""
-  return [
+  out = [
     f"No lines show {kind.what}: {kind.command} makes them."
     for kind in KINDS
     if not any(kind.draw(mine, dataset) for dataset, mine in _sets(records))
   ]
+  ranking = ranks.of(records)
+  return out if ranks.drawable(ranking) else [*out, ranks.verdict(ranking)]
 
 
 def _sets(records: list[Record]) -> list[tuple[str, list[Record]]]:

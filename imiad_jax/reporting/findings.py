@@ -98,7 +98,7 @@ def _no_winner(found: list[Entry], records: list[Record]) -> tuple[Verdict, str]
     if len(means) > 1:
       best = max(means, key=means.__getitem__)
       winners[dataset] = f"{lines.named(best)} {means[best]:.3f}"
-  tests = ranks.verdict(records)
+  tests = ranks.verdict(ranks.of(records))
   if len(winners) < 2:
     need = "It takes two methods on two data sets, each method on the same categories"
     return "not enough runs", f"{need}: {_RUN}table_unsupervised.py:dataset=NAME. {tests}"

@@ -10,7 +10,7 @@ import markupsafe
 
 from imiad_jax import evidence, summary, tables
 from imiad_jax.records import Record
-from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, lines, ranks, runs
+from imiad_jax.reporting import charts, comparison, exhibits, figures, findings, lines, runs
 from imiad_jax.types import Run
 
 _PARTS = [
@@ -42,8 +42,6 @@ def render(records: list[Record], results: str) -> str:
 
   present = lines.present(records)
   old = sum(bool(r.get("rows")) for r in records) - len(present)
-  ranking = ranks.of(records)
-  unranked = [ranking] if isinstance(ranking, str) else []
   found = jinja2.Environment(
     loader=jinja2.PackageLoader("imiad_jax.reporting"),
     autoescape=True,
@@ -62,7 +60,7 @@ def render(records: list[Record], results: str) -> str:
     tables=comparison.tables(records),
     summary=summary.of(present),
     figures=figures.all(records),
-    lacking_figures=[*figures.lacking(records), *unranked],
+    lacking_figures=figures.lacking(records),
     exhibits=exhibits.exhibits([r for r in present if file(r).exists()], read),
     runs=[runs.section(r, read(r)) for r in records],
     run_table=_run_table(records),

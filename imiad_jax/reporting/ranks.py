@@ -21,6 +21,15 @@ METRIC = "image_auroc"
 ALPHA = 0.05
 LEAST = (5, 3)
 """N and k from which a verdict is given; the chi-squared distribution needs no less."""
+DRAWN = (2, 3)
+"""N and k from which ranks are drawn, without the critical difference where there is no verdict."""
+
+
+class Test(NamedTuple):
+  """Whether ranks differ."""
+
+  p: float  # of the Friedman test, which corrects for ties
+  critical: float  # Nemenyi's critical difference
 
 
 class Ranking(NamedTuple):
@@ -29,21 +38,21 @@ class Ranking(NamedTuple):
   methods: list[str]
   ranks: list[float]  # mean over categories; 1 is best, ties share
   categories: list[str]
-  p: float  # of the Friedman test, which corrects for ties
-  critical: float  # Nemenyi's critical difference
+  test: Test | None  # None where there are too few data for one
 
 
 def rank(values: Float[np.ndarray, "N k"], methods: list[str], categories: list[str]) -> Ranking:
   """Ranks methods by their values, of which the highest is best."""
+  n, k = values.shape
   order = scipy.stats.rankdata(-values, axis=1)
-  means = order.mean(axis=0)
+  means = order.sum(axis=0) / max(n, 1)
+  best = np.argsort(means, kind="stable")
+  ranked = [methods[i] for i in best], [float(means[i]) for i in best]
+  if n < LEAST[0] or k < LEAST[1]:
+    return Ranking(*ranked, categories, None)
   constant = bool((order == order[0, 0]).all())
   p = 1.0 if constant else float(scipy.stats.friedmanchisquare(*values.T).pvalue)
-  best = np.argsort(means, kind="stable")
-  n, k = values.shape
-  return Ranking(
-    [methods[i] for i in best], [float(means[i]) for i in best], categories, p, critical(k, n)
-  )
+  return Ranking(*ranked, categories, Test(p, critical(k, n)))
 
 
 def critical(k: int, n: int, alpha: float = ALPHA) -> float:
@@ -82,36 +91,34 @@ def complete(
   return values, rows, columns
 
 
-def verdict(records: list[Record]) -> str:
+def verdict(found: Ranking) -> str:
   """Returns in a sentence whether any method is significantly better, or why that is not known."""
-  found = of(records)
-  if isinstance(found, str):
-    return found
   n, k = len(found.categories), len(found.methods)
+  if not found.test:
+    return (
+      f"Whether any method is significantly better cannot be said: it takes {LEAST[1]} methods on "
+      f"{LEAST[0]} categories that all of them met, here are {k} on {n}."
+    )
+  p, critical = found.test
   said = f"On {n} categories the ranks of {k} methods in image AUROC"
-  if found.p >= ALPHA:
-    return f"{said} do not differ significantly (Friedman test, p = {found.p:.2g})."
+  if p >= ALPHA:
+    return f"{said} do not differ significantly (Friedman test, p = {p:.2g})."
   best, others = found.methods[0], found.methods[1:]
-  gap = found.ranks[0] + found.critical
+  gap = found.ranks[0] + critical
   alike = [m for m, r in zip(others, found.ranks[1:], strict=True) if r < gap]
-  said += f" differ (Friedman test, p = {found.p:.2g}): {best} has the best mean rank, "
+  said += f" differ (Friedman test, p = {p:.2g}): {best} has the best mean rank, "
   said += f"{found.ranks[0]:.1f}, and is significantly better than "
-  least = f"Nemenyi's critical difference is {found.critical:.1f}"
+  least = f"Nemenyi's critical difference is {critical:.1f}"
   if not alike:
     return f"{said}all others ({least})."
   return f"{said}{k - 1 - len(alike)} of {k - 1}, but not than {', '.join(alike)} ({least})."
 
 
-def of(records: list[Record]) -> Ranking | str:
-  """Returns the ranking of all unsupervised lines, or a sentence where there are too few."""
+def of(records: list[Record]) -> Ranking:
+  """Returns the ranking of all unsupervised lines, of each method its best variant."""
   every = [e for e in lines.entries(records) if e.setting == "unsupervised"]
   best = [e for es in _by_method(every).values() for e in lines.best(es, METRIC)]
   values, categories, methods = complete(best, METRIC)
-  if len(categories) < LEAST[0] or len(methods) < LEAST[1]:
-    return (
-      f"Whether any method is significantly better cannot be said: it takes {LEAST[1]} methods on "
-      f"{LEAST[0]} categories that all of them met, here are {len(methods)} on {len(categories)}."
-    )
   return rank(values, methods, categories)
 
 
@@ -132,13 +139,20 @@ def cliques(ranks: list[float], critical: float) -> list[tuple[int, int]]:
   return out
 
 
-def diagram(records: list[Record]) -> Figure | None:
-  """Returns the critical-difference diagram, None where there are too few data."""
-  found = of(records)
-  if isinstance(found, str):
+def drawable(found: Ranking) -> bool:
+  """Returns whether there are data enough to draw ranks."""
+  return len(found.categories) >= DRAWN[0] and len(found.methods) >= DRAWN[1]
+
+
+def diagram(found: Ranking) -> Figure | None:
+  """Returns the critical-difference diagram; without that difference where data are too few.
+
+  None where they are too few for ranks, too.
+  """
+  if not drawable(found):
     return None
   k = len(found.methods)
-  groups = cliques(found.ranks, found.critical)
+  groups = cliques(found.ranks, found.test.critical) if found.test else []
   half = -(-k // 2)
   top = 1.4 + 0.45 * len(groups)  # of the names, below the groups; the axis is at 0
 
@@ -151,9 +165,12 @@ def diagram(records: list[Record]) -> Figure | None:
     ax.plot([1, k], [0, 0], **ink)
     for r in range(1, k + 1):
       ax.plot([r, r], [-0.2, 0], **ink)
+    for r in range(1, k + 1, -(-k // 14)):  # as many as have room
       ax.text(r, -0.35, str(r), ha="center", va="bottom", size=8)
-    ax.plot([1, 1 + found.critical], [-1.4, -1.4], color=drawing.COLOURS[1], linewidth=2)
-    ax.text(1, -1.55, f"critical difference {found.critical:.2f}", va="bottom", size=8)
+    if found.test:
+      long = found.test.critical
+      ax.plot([1, 1 + long], [-1.4, -1.4], color=drawing.COLOURS[1], linewidth=2)
+      ax.text(1, -1.55, f"critical difference {long:.2f}", va="bottom", size=8)
     for g, (a, b) in enumerate(groups):
       y = 0.6 + 0.45 * g
       ends = [found.ranks[a] - 0.04 * k / 10, found.ranks[b] + 0.04 * k / 10]
@@ -167,9 +184,10 @@ def diagram(records: list[Record]) -> Figure | None:
       at = edge + (-0.01 if left else 0.01) * k
       ax.text(at, y, text, ha="right" if left else "left", va="center", size=8)
 
-  caption = f"Mean ranks in image AUROC over {len(found.categories)} categories, best on the left; "
-  caption += "methods that a bar joins do not differ significantly (Nemenyi, 5 %). " + verdict(
-    records
-  )
-  caption += " Categories of one data set are not quite independent, which flatters the test."
+  caption = f"Mean ranks in image AUROC over {len(found.categories)} categories, best on the left. "
+  if found.test:
+    caption += "Methods that a bar joins do not differ significantly (Nemenyi, 5 %). "
+  caption += verdict(found)
+  if found.test:
+    caption += " Categories of one data set are not quite independent, which flatters the test."
   return drawing.draw("Is any method better?", caption, paint, height=0.9 + 0.2 * (top + half))

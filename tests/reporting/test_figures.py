@@ -75,7 +75,7 @@ def test_what_lacks_is_said_with_the_command_for_it():
   assert figures.lacking(EVERYTHING) == []
   (said,) = figures.lacking([r for r in EVERYTHING if r["run"]["setting"] != "noisy"])
   assert "hidden defects" in said and "configs/table_noisy.py" in said
-  assert len(figures.lacking([])) == len(figures.KINDS)
+  assert len(figures.lacking([])) == len(figures.KINDS) + 1  # the ranks, of all data sets
 
 
 def test_one_page_can_hold_them_all():
@@ -242,7 +242,7 @@ def test_diagram_names_all_methods_with_their_ranks():
     for k, m in enumerate(("padim", "patchcore", "spade", "stpm"))
     for r in auroc("unsupervised", m, [0.9 - k / 10] * 6)
   ]
-  said = words(ranks.diagram(rs))
+  said = words(ranks.diagram(ranks.of(rs)))
   # 2.569 x sqrt(4 x 5 / (6 x 6)) = 1.91: neighbours are joined.
   assert "critical difference 1.91" in said
   assert [w for w in said if "." in w][1:] == [
@@ -251,6 +251,18 @@ def test_diagram_names_all_methods_with_their_ranks():
     "3.00  SPADE",
     "4.00  STPM",
   ]
+
+
+def test_ranks_on_too_few_categories_are_drawn_without_a_critical_difference():
+  rs = [
+    r
+    for k, m in enumerate(("padim", "patchcore", "spade"))
+    for r in auroc("unsupervised", m, [0.9 - k / 10] * 2)
+  ]
+  figure = ranks.diagram(ranks.of(rs))
+  said = words(figure)
+  assert "PaDiM  1.00" in said and not any("critical" in w for w in said)
+  assert "cannot be said" in figure.caption and "bar" not in figure.caption
 
 
 def test_running_does_not_load_matplotlib():

@@ -34,7 +34,7 @@ def test_mean_ranks_are_those_of_the_published_example():
   found = ranks.rank(AUC, METHODS, [str(i) for i in range(14)])
   assert found.methods == ["C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"]
   np.testing.assert_allclose(found.ranks, [1.964, 2.000, 2.893, 3.143], atol=5e-4)
-  assert found.critical == pytest.approx(1.25, abs=5e-3)
+  assert found.test.critical == pytest.approx(1.25, abs=5e-3)
 
 
 def test_friedman_is_that_of_the_published_example_but_for_ties():
@@ -43,7 +43,7 @@ def test_friedman_is_that_of_the_published_example_but_for_ties():
   corrected = 9.28 / (1 - ties / (14 * 4 * (4**2 - 1)))
   expected = scipy.stats.chi2.sf(corrected, 3)
   found = ranks.rank(AUC, METHODS, [str(i) for i in range(14)])
-  assert found.p == pytest.approx(expected, rel=0.01)
+  assert found.test.p == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def spread(steps, n=12):
 
 
 def test_verdict_names_the_best_where_it_is_better_than_all():
-  said = ranks.verdict(spread((0.2, 0.1, 0.0)))
+  said = ranks.verdict(ranks.of(spread((0.2, 0.1, 0.0))))
   # Ranks 1, 2 and 3; q 2.343 x sqrt(3 x 4 / (6 x 12)) = 0.957.
   assert "PatchCore has the best mean rank, 1.0, and is significantly better than all" in said
   assert "critical difference is 1.0" in said
@@ -86,20 +86,22 @@ def test_verdict_names_the_best_where_it_is_better_than_all():
 def test_verdict_names_those_that_are_as_good():
   rs = spread((0.1, 0.1, 0.0))
   rs[0]["rows"][0]["image_auroc"] += 0.01
-  said = ranks.verdict(rs)
+  said = ranks.verdict(ranks.of(rs))
   assert "better than 1 of 2, but not than PaDiM" in said
 
 
 def test_verdict_where_all_are_alike():
-  said = ranks.verdict(spread((0.0, 0.0, 0.0)))
+  said = ranks.verdict(ranks.of(spread((0.0, 0.0, 0.0))))
   assert "do not differ significantly" in said and "12 categories" in said
 
 
 def test_too_few_data_are_refused_in_a_sentence():
   few = spread((0.2, 0.1, 0.0), n=4)
   for rs in (few, spread((0.2, 0.1, 0.0))[:24], []):
-    assert "cannot be said" in ranks.verdict(rs)
-    assert ranks.diagram(rs) is None
+    assert "cannot be said" in ranks.verdict(ranks.of(rs))
+    assert ranks.of(rs).test is None
+  assert ranks.diagram(ranks.of(spread((0.2, 0.1, 0.0), n=1))) is None
+  assert ranks.diagram(ranks.of([])) is None
 
 
 def test_what_lacks_categories_is_left_out_and_seeds_are_averaged():
