@@ -144,6 +144,7 @@ def _ours(mean: Mean | None, most: int, mark: Mark) -> Cell:
   note = f"{c} of {most} categories" if c < most else f"{c} categor{'y' if c == 1 else 'ies'}"
   note += f", {s} seed{'s' * (s > 1)}"
   interval = "{:.3f} to {:.3f}".format(*mean.interval) if mean.interval else ""
+  interval = interval.replace("-0.000", "0.000")
   note += f", 95 % interval {interval}" if interval else ""
   return Cell(text, mark, note, interval)
 

@@ -118,6 +118,12 @@ def test_performance_and_forgetting_less_is_better():
   assert texts(paper) == ["0.545", "0.368"]  # Table XI
 
 
+def test_what_rounds_to_zero_has_no_sign():
+  (table,) = comparison.tables([continual("patchcore", [[0.8], [0.8002, 0.6]], "ab")])
+  lost = table.rows[0].cells[1]
+  assert (lost.text, lost.interval) == ("0.000", "0.000 to 0.000")
+
+
 def test_the_unified_view_averages_what_all_settings_have():
   rs = [
     *auroc("unsupervised", "patchcore", [0.9, 0.8]),
