@@ -7,9 +7,10 @@ decoder's layer of the same grid, and all errors at a pixel, of the image and of
 its score. A later task goes on from these weights and the optimiser's state.
 
 What differs: the decoder's image, which ends in a sigmoid, is compared with the image in [0,1]; the
-benchmark's code compares it with standardised colours, which it cannot reach. Any stages of strides
-2 to 16 may be rebuilt, of any backbone. Images of other sizes than 128 have a coarsest grid other
-than 8 x 8.
+benchmark's code compares it with standardised colours, which it cannot reach. Log variances are
+clipped to where their exponentials are finite, which some first steps would leave. Any stages of
+strides 2 to 16 may be rebuilt, of any backbone. Images of other sizes than 128 have a coarsest grid
+other than 8 x 8.
 """
 
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ SMALL = {
   "batch": 16,
 }
 
+_LOG_VAR = (-30.0, 20.0)  # of the latent numbers; the first steps can reach far beyond
 _STRIDES = (16, 8, 4, 2)  # of the decoder's layers that features are rebuilt from
 
 
@@ -94,6 +96,7 @@ class Network(nn.Module):
     x = layer(Conv, x, w // 4, 3, 1, 1)
     x = layer(Conv, x, 2 * self.latent, grid)
     mean, log_var = jnp.split(x[:, 0, 0], 2, -1)
+    log_var = jnp.clip(log_var, *_LOG_VAR)
     z = mean + jnp.exp(log_var / 2) * noise
 
     taps = {}

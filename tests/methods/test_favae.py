@@ -58,6 +58,18 @@ def test_the_divergence_is_that_of_two_gaussians():
   np.testing.assert_allclose(favae.divergence(mean, log_var), wanted, rtol=0.02)
 
 
+def test_a_variance_beyond_all_numbers_stays_finite():
+  net, x = favae.Network(16, 4, (5,), (4,)), jnp.ones((2, 32, 32, 3))
+  noise = jnp.ones((2, 4))
+  state = net.init(jax.random.key(0), x, noise, None)
+  last = (2 * 4,)  # channels of the layer that gives mean and log_var
+  wild = jax.tree.map(lambda p: 1e4 * p if p.shape[-1:] == last else p, state["params"])
+  rebuilt = net.apply(state | {"params": wild}, x, noise, None)
+  lost = favae.divergence(rebuilt.mean, rebuilt.log_var)
+  assert np.isfinite(rebuilt.image).all() and np.isfinite(lost).all()
+  assert float(rebuilt.log_var.max()) == 20  # which it would exceed
+
+
 def test_training_is_random_and_scoring_is_not():
   update, _, score = jitted("favae")
   start = first_state("favae")
