@@ -119,9 +119,8 @@ def sections(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
   for record in every:
     run = record["run"]
-    met = with_values(run["setting"], {k: v for k, v in run["setting_kw"].items() if v != []})
     own = {k: v for k, v in run["method_kw"].items() if (run["method"], k) in varies}
-    title = with_values(f"{run['method']} on {run['dataset']}, {met}", own)
+    title = with_values(f"{run['method']} on {run['dataset']}, {setting(run)}", own)
     tasks = run["categories"] if len(run["categories"]) > 1 else []
     groups[title, with_values("", record["versions"]), *tasks].append(record)
   out: list[tuple[str, Table]] = []
@@ -152,6 +151,11 @@ def varying(rs: Iterable[Record]) -> set[tuple[str, str]]:
     for k, v in run["method_kw"].items():
       seen[run["method"], k].add(plain(v))
   return {key for key, values in seen.items() if len(values) > 1}
+
+
+def setting(run: dict[str, Any]) -> str:
+  """Returns the name of a run's setting, with its parameters that are not empty."""
+  return with_values(run["setting"], {k: v for k, v in run["setting_kw"].items() if v != []})
 
 
 def plain(value: Any) -> str:

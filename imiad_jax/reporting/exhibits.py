@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from imiad_jax import evidence
+from imiad_jax import evidence, tables
 from imiad_jax.records import Record
 from imiad_jax.reporting import pictures, runs
 
@@ -50,7 +50,7 @@ def exhibits(records: list[Record], read: Callable[[Record], list[evidence.Test]
   for record in records:
     run = record["run"]
     for row in record["rows"]:
-      key = (run["dataset"], row["task"], runs.setting(run))
+      key = (run["dataset"], row["task"], tables.setting(run))
       found[key].setdefault(run["method"], record)
   order = sorted(found, key=lambda key: (-len(found[key]), key))
   return [_exhibit(key, [(r, _of(read(r), key[1])) for r in found[key].values()]) for key in order]

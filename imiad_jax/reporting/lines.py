@@ -61,16 +61,16 @@ def entries(records: Iterable[Record]) -> list[Entry]:
 def labelled(records: Iterable[Record]) -> list[tuple[str, Record]]:
   """Returns the present lines with their variants' names, see `Entry`."""
   kept = present(records)
-  varies = _varying(kept)
+  groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+  for record in kept:
+    groups[record["run"]["dataset"], record["run"]["setting"]].append(record)
+  varies = {where: tables.varying(group) for where, group in groups.items()}
   out: list[tuple[str, Record]] = []
   for record in kept:
     run = record["run"]
-    where = run["dataset"], run["setting"], run["method"]
-    own = ", ".join(
-      f"{k}={tables.plain(v)}" for k, v in run["method_kw"].items() if (*where, k) in varies
-    )
-    name = named(run["method"])
-    out.append((f"{name} ({own})" if own else name, record))
+    several = varies[run["dataset"], run["setting"]]
+    own = {k: v for k, v in run["method_kw"].items() if (run["method"], k) in several}
+    out.append((tables.with_values(named(run["method"]), own), record))
   return out
 
 
@@ -189,15 +189,6 @@ def _order(record: Record) -> tuple[int, str]:
   """Returns what sorts versions, so that 10 comes after 9."""
   version = str(record["versions"].get("method", ""))
   return len(version), version
-
-
-def _varying(records: list[Record]) -> set[tuple[str, str, str, str]]:
-  """Returns (data set, setting, method, hyperparameter) of which there are several values."""
-  seen: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
-  for run in (r["run"] for r in records):
-    for k, v in run["method_kw"].items():
-      seen[run["dataset"], run["setting"], run["method"], k].add(tables.plain(v))
-  return {key for key, values in seen.items() if len(values) > 1}
 
 
 def _values(record: Record) -> dict[str, dict[str, float]]:

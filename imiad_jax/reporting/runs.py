@@ -107,13 +107,8 @@ def title(record: Record) -> str:
   """Returns the method, data, setting and seed of a run in one line."""
   run = record["run"]
   names = "+".join(run["categories"])
-  return f"{run['method']} on {run['dataset']} / {names}, {setting(run)}, seed {run['seed']}"
-
-
-def setting(run: dict[str, Any]) -> str:
-  """Returns the name of a run's setting, with its parameters."""
-  kw = ", ".join(f"{k}={plain(v)}" for k, v in run["setting_kw"].items() if v != [])
-  return f"{run['setting']} ({kw})" if kw else run["setting"]
+  where = f"{run['dataset']} / {names}, {tables.setting(run)}"
+  return f"{run['method']} on {where}, seed {run['seed']}"
 
 
 def plain(value: Any) -> str:
