@@ -20,7 +20,7 @@ def test_scale_does_not_matter():
 def test_few_rows_have_a_gaussian_that_tells_them_from_others(count):
   z = embedding.unit(X)
   mean, factor = embedding.fit(z, jnp.arange(8) < count)
-  distance = gaussian.mahalanobis(z, mean, factor)
+  distance = gaussian.mahalanobis(z, mean, gaussian.whitening(factor))
   assert np.isfinite(distance).all()
   assert float(distance[count:].min()) > 10 * float(distance[:count].max())
 
@@ -39,6 +39,6 @@ def test_embeddings_of_two_kinds_alone_have_a_gaussian_too():
   _, covariance = gaussian.ledoit_wolf(two, jnp.ones(20, bool))
   assert not np.isfinite(jnp.linalg.cholesky(covariance)).all()
   mean, factor = embedding.fit(two, jnp.ones(20, bool))
-  distance = gaussian.mahalanobis(z, mean, factor)
+  distance = gaussian.mahalanobis(z, mean, gaussian.whitening(factor))
   assert np.isfinite(distance).all()
   assert float(distance[2:].min()) > 10 * float(distance[:2].max())

@@ -174,8 +174,10 @@ def test_mahalanobis_equals_the_quadratic_form():
   a = normal(6, 6)
   cov = a @ a.T + np.eye(6, dtype=np.float32)
   x, mean = normal(9, 6, seed=1), normal(6, seed=2)
-  got = gaussian.mahalanobis(*map(jnp.asarray, (x, mean, np.linalg.cholesky(cov))))
+  white = gaussian.whitening(jnp.asarray(np.linalg.cholesky(cov)))
+  np.testing.assert_allclose(white @ cov @ white.T, np.eye(6), atol=1e-5)
+  got = gaussian.mahalanobis(jnp.asarray(x), jnp.asarray(mean), white)
   form = np.einsum("nd,de,ne->n", x - mean, np.linalg.inv(cov), x - mean)
   np.testing.assert_allclose(got, np.sqrt(form), rtol=1e-4)
-  zero = gaussian.mahalanobis(*map(jnp.asarray, (mean[None], mean, np.linalg.cholesky(cov))))
+  zero = gaussian.mahalanobis(jnp.asarray(mean[None]), jnp.asarray(mean), white)
   assert float(zero[0]) == 0

@@ -55,7 +55,7 @@ class State(NamedTuple):
   embedding: Float[Array, "n d"]  # of the task's images, by training row; unit length
   present: Bool[Array, " n"]
   mean: Float[Array, " d"]
-  factor: Float[Array, "d d"]  # Cholesky factor of the covariance
+  white: Float[Array, "d d"]  # of the covariance: gaussian.whitening
   key: Array
 
 
@@ -176,7 +176,7 @@ def Model(
       embedding=jnp.zeros((n, d)),
       present=jnp.zeros(n, bool),
       mean=jnp.zeros(d),
-      factor=jnp.eye(d),
+      white=jnp.eye(d),
       key=key,
     )
 
@@ -214,10 +214,11 @@ def Model(
 
   def finish(state: State) -> State:
     mean, factor = embeddings.fit(state.embedding, state.present)
-    return state._replace(present=jnp.zeros_like(state.present), mean=mean, factor=factor)
+    white = gaussian.whitening(factor)
+    return state._replace(present=jnp.zeros_like(state.present), mean=mean, white=white)
 
   def score(state: State, batch: Batch) -> Scores:
     z = embeddings.unit(embed(state.params | state.frozen, batch.image))
-    return Scores(gaussian.mahalanobis(z, state.mean, state.factor), None)
+    return Scores(gaussian.mahalanobis(z, state.mean, state.white), None)
 
   return Method(init, update, finish, score, backbone, (), size, batch, epochs + 1)

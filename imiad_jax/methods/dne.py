@@ -57,7 +57,7 @@ class State(NamedTuple):
   counts: Array  # [t] int32: training images of each task
   task: Array  # [] int32: tasks finished
   mean: Float[Array, " d"]  # of the union
-  factor: Float[Array, "d d"]
+  white: Float[Array, "d d"]  # of its covariance: gaussian.whitening
   key: Array
 
 
@@ -133,7 +133,7 @@ def Model(
       counts=jnp.zeros(t, jnp.int32),
       task=jnp.int32(0),
       mean=jnp.zeros(d),
-      factor=jnp.eye(d),
+      white=jnp.eye(d),
       key=key,
     )
 
@@ -189,12 +189,12 @@ def Model(
       counts=counts,
       task=state.task + 1,
       mean=mean,
-      factor=factor,
+      white=gaussian.whitening(factor),
       key=key,
     )
 
   def score(state: State, batch: Batch) -> Scores:
     z = unit(embed(state.params | state.frozen, batch.image))
-    return Scores(gaussian.mahalanobis(z, state.mean, state.factor), None)
+    return Scores(gaussian.mahalanobis(z, state.mean, state.white), None)
 
   return Method(init, update, finish, score, backbone, (), size, batch, epochs)

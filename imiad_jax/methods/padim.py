@@ -32,7 +32,7 @@ class State(NamedTuple):
   first: Float[Array, "p d"]  # sum of x - shift
   second: Float[Array, "p d d"]  # sum of (x - shift)(x - shift)'
   mean: Float[Array, "p d"]
-  factor: Float[Array, "p d d"]  # Cholesky factor of the covariance
+  white: Float[Array, "p d d"]  # of the covariance: gaussian.whitening
 
 
 def Model(
@@ -108,14 +108,14 @@ def Model(
       first=jnp.zeros_like(state.first),
       second=jnp.zeros_like(state.second),
       mean=state.shift + mean,
-      factor=jnp.linalg.cholesky(covariance),
+      white=gaussian.whitening(jnp.linalg.cholesky(covariance)),
     )
 
   def score(state: State, batch: Batch) -> Scores:
     x = embed(state, batch)
     distance = jax.vmap(gaussian.mahalanobis, in_axes=(1, 0, 0), out_axes=1)
     h, w = batch.features[stages[0]].shape[1:3]
-    grid = distance(x, state.mean, state.factor).reshape(-1, h, w)
+    grid = distance(x, state.mean, state.white).reshape(-1, h, w)
     pixel = maps.to_image(grid, batch.image.shape[1:3], sigma)
     return Scores(jnp.max(pixel, axis=(1, 2)), pixel)
 

@@ -52,7 +52,7 @@ class State(NamedTuple):
   present: Bool[Array, " n"]
   task: Array  # [] int32: tasks finished
   mean: Float[Array, "p d"]  # of the last task but the first
-  factor: Float[Array, "p d d"]  # Cholesky factor of the covariance
+  white: Float[Array, "p d d"]  # of the covariance: gaussian.whitening
   loss: Array  # [] float32: of the last step
   key: Array
 
@@ -194,7 +194,7 @@ def Model(
       present=jnp.zeros(n, bool),
       task=jnp.int32(0),
       mean=jnp.zeros((p, d)),
-      factor=jnp.broadcast_to(jnp.eye(d), (p, d, d)),
+      white=jnp.broadcast_to(jnp.eye(d), (p, d, d)),
       loss=jnp.float32(0),
       key=key,
     )
@@ -247,13 +247,13 @@ def Model(
     return state._replace(params=params, statistics=statistics, optimiser=opt, loss=value, key=key)
 
   def finish(state: State) -> State:
-    mean, factor = jax.lax.cond(state.task == 0, lambda s: (s.mean, s.factor), fit, state)
+    mean, white = jax.lax.cond(state.task == 0, lambda s: (s.mean, s.white), fit, state)
     return state._replace(
-      present=jnp.zeros_like(state.present), task=state.task + 1, mean=mean, factor=factor
+      present=jnp.zeros_like(state.present), task=state.task + 1, mean=mean, white=white
     )
 
   def fit(state: State) -> tuple[Float[Array, "p d"], Float[Array, "p d d"]]:
-    """Returns mean and Cholesky factor of the covariance of all views of the support images."""
+    """Returns mean and whitening matrix of all views of the support images."""
     k, eye = min(supports, len(state.images)), jnp.eye(state.mean.shape[-1])
     shift = jnp.mean(embed(state, views(state.images[0] / 255)), axis=0)
 
@@ -265,18 +265,19 @@ def Model(
       return (first + jnp.sum(x, axis=0), second + square), None
 
     weight = state.present[:k].astype(jnp.float32)
-    start = (jnp.zeros_like(state.mean), jnp.zeros_like(state.factor))
+    start = (jnp.zeros_like(state.mean), jnp.zeros_like(state.white))
     (first, second), _ = jax.lax.scan(add, start, (state.images[:k], weight))
     n = 22 * jnp.maximum(jnp.sum(weight), 1)
     mean = first / n
     scatter = second - n * jnp.einsum("pd,pe->pde", mean, mean)
-    return shift + mean, jnp.linalg.cholesky(scatter / (n - 1) + eps * eye)
+    factor = jnp.linalg.cholesky(scatter / (n - 1) + eps * eye)
+    return shift + mean, gaussian.whitening(factor)
 
   def score(state: State, batch: Batch) -> Scores:
     x = embed(state, batch.image)
     distance = jax.vmap(gaussian.mahalanobis, in_axes=(1, 0, 0), out_axes=1)
     side = math.isqrt(x.shape[1])
-    grid = distance(x, state.mean, state.factor).reshape(-1, side, side)
+    grid = distance(x, state.mean, state.white).reshape(-1, side, side)
     pixel = maps.to_image(grid, batch.image.shape[1:3], sigma)
     return Scores(jnp.max(pixel, axis=(1, 2)), pixel)
 

@@ -20,7 +20,7 @@ TINY = {}
 def test_dne_after_one_task_scores_with_that_tasks_gaussian():
   state = learnt("dne")
   np.testing.assert_allclose(state.mean, state.means[0], atol=1e-5)
-  np.testing.assert_allclose(state.factor, state.factors[0], atol=1e-4)
+  np.testing.assert_allclose(np.linalg.inv(state.white), state.factors[0], atol=1e-4)
 
 
 def test_dne_trains_its_backbone_and_freezes_the_head_after_the_first_task():

@@ -40,19 +40,17 @@ def test_padim_statistics_are_numpys_even_with_large_means(offset):
   for p in (0, 5, 63):
     np.testing.assert_allclose(state.mean[p], x[:, p].mean(0), rtol=1e-5, atol=1e-4)
     cov = np.cov(x[:, p], rowvar=False) + 0.01 * np.eye(x.shape[-1])
-    np.testing.assert_allclose(
-      state.factor[p] @ state.factor[p].T, cov, atol=1e-3 * np.abs(cov).max()
-    )
+    factor = np.linalg.inv(state.white[p])
+    np.testing.assert_allclose(factor @ factor.T, cov, atol=1e-3 * np.abs(cov).max())
 
 
 def test_padim_with_one_image_uses_eps_alone_and_with_two_rank_one():
   state, _ = padim_statistics(1)
-  eye = np.eye(state.factor.shape[-1])
-  np.testing.assert_allclose(
-    state.factor, 0.1 * np.broadcast_to(eye, state.factor.shape), rtol=1e-5
-  )
+  eye = np.eye(state.white.shape[-1])
+  np.testing.assert_allclose(state.white, 10 * np.broadcast_to(eye, state.white.shape), rtol=1e-5)
   state, _ = padim_statistics(2)
-  values = np.linalg.eigvalsh(state.factor @ np.swapaxes(state.factor, 1, 2))
+  factor = np.linalg.inv(state.white)
+  values = np.linalg.eigvalsh(factor @ np.swapaxes(factor, 1, 2))
   np.testing.assert_allclose(values[:, :-1], 0.01, rtol=1e-2)
 
 

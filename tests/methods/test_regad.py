@@ -104,7 +104,7 @@ def test_only_the_first_task_is_trained_and_only_later_ones_are_kept_as_supports
   learnt, logs = update(kept, told._replace(epoch=jnp.int32(1)))
   assert -1 <= float(logs["loss"]) <= 1
   first = finish(learnt)
-  assert_same_bits((first.mean, first.factor), (kept.mean, kept.factor))
+  assert_same_bits((first.mean, first.white), (kept.mean, kept.white))
   second, _ = update(update(first, told)[0], told._replace(epoch=jnp.int32(1)))
   assert_same_bits(second.params, first.params)
   done = finish(second)
