@@ -1,0 +1,140 @@
+"""Trains the authors' DRAEM (2dbf673) on what our small DRAEM has: data, textures, widths, steps.
+
+  python benchmarks/draem_original.py --category=bottle --data=bottle.npz
+  python benchmarks/draem_original.py --original=<folder> --data=bottle.npz
+
+The first writes the images and textures. The second, in an environment with torch, imgaug and
+"numpy<2", needs a checkout of github.com/VitjanZ/DRAEM and prints losses and AUROC as it trains.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+import numpy as np
+
+SEED, SIDE, TEXTURES = 0, 128, 128
+WIDTH, MARKS, EPOCHS, BATCH, RATE, WINDOW = 8, 8, 40, 8, 2e-3, 3  # those of draem.SMALL
+
+
+def main() -> None:
+  """Does one of the two."""
+  parser = argparse.ArgumentParser(description="The authors' DRAEM with our small budget.")
+  parser.add_argument("--data", required=True, help="the .npz that is written, or read")
+  parser.add_argument("--category", default="bottle", help="of the drawn data set")
+  parser.add_argument("--original", help="the folder of the authors' code")
+  given = parser.parse_args()
+  if given.original:
+    sys.path.insert(0, given.original)
+    learn(dict(np.load(given.data)))
+  else:
+    np.savez(given.data, **export(given.category))
+
+
+def export(category: str) -> dict[str, np.ndarray]:
+  """Returns the images of a category [n,h,w,3] in BGR, where their defects are, and textures."""
+  import jax
+
+  from imiad_jax import cache, data, textures
+
+  index, source = data.open("synthetic", None, cache.folder("prepared"))
+  out = {"textures": np.asarray(textures.stack(jax.random.key(3), TEXTURES, SIDE, SIDE))}
+  for split in ("train", "test"):
+    rows = np.flatnonzero((index.category == category) & (index.split == split))
+    pixels = data.load(index, source, rows, SIDE)
+    out |= {split: pixels.image, f"{split}_region": pixels.region > 0}
+  return {k: x[..., ::-1] if x.ndim == 4 else x for k, x in out.items()}
+
+
+def dataset(data: dict[str, np.ndarray]) -> Any:
+  """Returns the authors' data set, of arrays in place of files and without turned images."""
+  for name, kind in (("bool", bool), ("int", int), ("float", float)):
+    if name not in vars(np):
+      setattr(np, name, kind)  # imgaug is older than their removal
+  import data_loader  # pyright: ignore[reportMissingImports]
+
+  class Arrays(data_loader.MVTecDRAEMTrainDataset):
+    def transform_image(self, image: np.ndarray, texture: np.ndarray) -> tuple[np.ndarray, ...]:
+      image = image.astype(np.float32) / 255
+      *made, told = self.augment_image(image, texture)
+      return *(np.moveaxis(x, -1, 0) for x in (image, *made)), told
+
+  data_loader.cv2.imread, data_loader.cv2.resize = (lambda x: x), (lambda x, dsize: x)
+  found = Arrays("", "", resize_shape=[SIDE, SIDE])
+  found.image_paths, found.anomaly_source_paths = list(data["train"]), list(data["textures"])
+  return found
+
+
+def learn(data: dict[str, np.ndarray]) -> None:
+  """Trains as the authors' script does, and prints how far it is after every ten epochs."""
+  images = dataset(data)
+  import imgaug  # pyright: ignore[reportMissingImports]
+  import torch  # pyright: ignore[reportMissingImports]
+  from loss import SSIM, FocalLoss  # pyright: ignore[reportMissingImports]
+  from model_unet import (  # pyright: ignore[reportMissingImports]
+    DiscriminativeSubNetwork,
+    ReconstructiveSubNetwork,
+  )
+
+  torch.Tensor.cuda = lambda tensor: tensor  # the authors' SSIM asks for a GPU
+  for seed in (torch.manual_seed, np.random.seed, imgaug.seed):
+    seed(SEED)
+
+  def begin(module: Any) -> None:
+    if isinstance(module, (torch.nn.Conv2d, torch.nn.BatchNorm2d)):
+      norm = isinstance(module, torch.nn.BatchNorm2d)
+      module.weight.data.normal_(float(norm), 0.02)
+      if norm:
+        module.bias.data.zero_()
+
+  restore = ReconstructiveSubNetwork(base_width=WIDTH).apply(begin)
+  segment = DiscriminativeSubNetwork(in_channels=6, out_channels=2, base_channels=MARKS)
+  segment.apply(begin)
+  optimiser = torch.optim.Adam([*restore.parameters(), *segment.parameters()], lr=RATE)
+  steps = [EPOCHS * 0.8, EPOCHS * 0.9]
+  schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, steps, gamma=0.2)
+  square, structure, focal = torch.nn.MSELoss(), SSIM(), FocalLoss()
+  loader = torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True)
+
+  def both(image: Any) -> tuple[Any, Any]:
+    restored = restore(image)
+    return restored, torch.softmax(segment(torch.cat((restored, image), 1)), 1)
+
+  for epoch in range(1, EPOCHS + 1):
+    for net in (restore, segment):
+      net.train()
+    for batch in loader:
+      clean, pasted = batch["image"], batch["augmented_image"]
+      restored, found = both(pasted)
+      parts = (
+        square(restored, clean),
+        structure(restored, clean),
+        focal(found, batch["anomaly_mask"]),
+      )
+      optimiser.zero_grad()
+      torch.stack(parts).sum().backward()
+      optimiser.step()
+    schedule.step()
+    if epoch % 10 == 0:
+      for net in (restore, segment):
+        net.eval()
+      test = torch.tensor(np.moveaxis(data["test"], -1, 1) / np.float32(255))
+      with torch.no_grad():
+        maps = torch.cat([both(x)[1][:, 1] for x in test.split(BATCH)])
+      said = [f"{float(p.detach()):.4f}" for p in parts]
+      print(epoch, "l2, ssim, focal", *said, *auroc(maps, data["test_region"]), flush=True)
+
+
+def auroc(maps: Any, region: np.ndarray) -> tuple[str, str]:
+  """Returns image and pixel AUROC of maps [n,h,w], as they are printed."""
+  import torch  # pyright: ignore[reportMissingImports]
+  from sklearn.metrics import roc_auc_score
+
+  means = torch.nn.functional.avg_pool2d(maps[:, None], WINDOW, stride=1, padding=WINDOW // 2)
+  image = roc_auc_score(region.any((1, 2)), means.flatten(1).amax(1).numpy())
+  pixel = roc_auc_score(region.ravel(), maps.flatten().numpy())
+  return f"image AUROC {image:.3f}", f"pixel AUROC {pixel:.3f}"
+
+
+if __name__ == "__main__":
+  main()
