@@ -87,8 +87,7 @@ def test_scores_have_their_shapes_and_do_not_see_labels(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_no_score_calls_lapack(name):
   """Its calls wait, within `shard_map`, for threads that they hold; see `gaussian.whitening`."""
-  built, params = training.build(name, kw(name)), features.backbone("efficientnet_lite0").params
-  state = jax.eval_shape(lambda p: built.init(jax.random.key(0), spec(name), p), params)
+  state = jax.eval_shape(lambda: first_state(name))
   assert "@lapack" not in jitted(name)[2].lower(state, batch(name, range(4))).as_text()
 
 
