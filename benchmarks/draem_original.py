@@ -3,8 +3,9 @@
   python benchmarks/draem_original.py --category=bottle --data=bottle.npz
   python benchmarks/draem_original.py --original=<folder> --data=bottle.npz
 
-The first writes the images and textures. The second, in an environment with torch, imgaug and
-"numpy<2", needs a checkout of github.com/VitjanZ/DRAEM and prints losses and AUROC as it trains.
+The first writes images, textures and hyperparameters. The second, in an environment with torch,
+imgaug and "numpy<2", needs a checkout of github.com/VitjanZ/DRAEM and prints losses and AUROC as it
+trains.
 """
 
 import argparse
@@ -13,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-SEED, SIDE, TEXTURES = 0, 128, 128
-WIDTH, MARKS, EPOCHS, BATCH, RATE, WINDOW = 8, 8, 40, 8, 2e-3, 3  # those of draem.SMALL
+SEED = 0
 
 
 def main() -> None:
@@ -32,16 +32,21 @@ def main() -> None:
 
 
 def export(category: str) -> dict[str, np.ndarray]:
-  """Returns the images of a category [n,h,w,3] in BGR, where their defects are, and textures."""
+  """Returns images of a category [n,h,w,3] in BGR, their defects, textures, hyperparameters."""
   import jax
 
-  from imiad_jax import cache, data, textures
+  from imiad_jax import cache, data, plugins, textures
+  from imiad_jax.methods import draem
 
   index, source = data.open("synthetic", None, cache.folder("prepared"))
-  out = {"textures": np.asarray(textures.stack(jax.random.key(3), TEXTURES, SIDE, SIDE))}
+  kw = plugins.resolve("draem", draem.Model, draem.SMALL)
+  size = kw["size"]
+  stack = textures.stack(jax.random.key(3), kw["sources"], size, size)
+  names = ("size", "width", "marks", "epochs", "batch", "lr", "window")
+  out = {k: np.asarray(kw[k]) for k in names} | {"textures": np.asarray(stack)}
   for split in ("train", "test"):
     rows = np.flatnonzero((index.category == category) & (index.split == split))
-    pixels = data.load(index, source, rows, SIDE)
+    pixels = data.load(index, source, rows, size)
     out |= {split: pixels.image, f"{split}_region": pixels.region > 0}
   return {k: x[..., ::-1] if x.ndim == 4 else x for k, x in out.items()}
 
@@ -60,13 +65,14 @@ def dataset(data: dict[str, np.ndarray]) -> Any:
       return *(np.moveaxis(x, -1, 0) for x in (image, *made)), told
 
   data_loader.cv2.imread, data_loader.cv2.resize = (lambda x: x), (lambda x, dsize: x)
-  found = Arrays("", "", resize_shape=[SIDE, SIDE])
+  found = Arrays("", "", resize_shape=[data["size"].item()] * 2)
   found.image_paths, found.anomaly_source_paths = list(data["train"]), list(data["textures"])
   return found
 
 
 def learn(data: dict[str, np.ndarray]) -> None:
   """Trains as the authors' script does, and prints how far it is after every ten epochs."""
+  kw = {k: x.item() for k, x in data.items() if not x.ndim}
   images = dataset(data)
   import imgaug  # pyright: ignore[reportMissingImports]
   import torch  # pyright: ignore[reportMissingImports]
@@ -87,20 +93,20 @@ def learn(data: dict[str, np.ndarray]) -> None:
       if norm:
         module.bias.data.zero_()
 
-  restore = ReconstructiveSubNetwork(base_width=WIDTH).apply(begin)
-  segment = DiscriminativeSubNetwork(in_channels=6, out_channels=2, base_channels=MARKS)
+  restore = ReconstructiveSubNetwork(base_width=kw["width"]).apply(begin)
+  segment = DiscriminativeSubNetwork(in_channels=6, out_channels=2, base_channels=kw["marks"])
   segment.apply(begin)
-  optimiser = torch.optim.Adam([*restore.parameters(), *segment.parameters()], lr=RATE)
-  steps = [EPOCHS * 0.8, EPOCHS * 0.9]
+  optimiser = torch.optim.Adam([*restore.parameters(), *segment.parameters()], lr=kw["lr"])
+  steps = [kw["epochs"] * 0.8, kw["epochs"] * 0.9]
   schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, steps, gamma=0.2)
   square, structure, focal = torch.nn.MSELoss(), SSIM(), FocalLoss()
-  loader = torch.utils.data.DataLoader(images, batch_size=BATCH, shuffle=True)
+  loader = torch.utils.data.DataLoader(images, batch_size=kw["batch"], shuffle=True)
 
   def both(image: Any) -> tuple[Any, Any]:
     restored = restore(image)
     return restored, torch.softmax(segment(torch.cat((restored, image), 1)), 1)
 
-  for epoch in range(1, EPOCHS + 1):
+  for epoch in range(1, kw["epochs"] + 1):
     for net in (restore, segment):
       net.train()
     for batch in loader:
@@ -120,17 +126,19 @@ def learn(data: dict[str, np.ndarray]) -> None:
         net.eval()
       test = torch.tensor(np.moveaxis(data["test"], -1, 1) / np.float32(255))
       with torch.no_grad():
-        maps = torch.cat([both(x)[1][:, 1] for x in test.split(BATCH)])
+        maps = torch.cat([both(x)[1][:, 1] for x in test.split(kw["batch"])])
       said = [f"{float(p.detach()):.4f}" for p in parts]
-      print(epoch, "l2, ssim, focal", *said, *auroc(maps, data["test_region"]), flush=True)
+      print(
+        epoch, "l2, ssim, focal", *said, *auroc(maps, data["test_region"], kw["window"]), flush=True
+      )
 
 
-def auroc(maps: Any, region: np.ndarray) -> tuple[str, str]:
+def auroc(maps: Any, region: np.ndarray, window: int) -> tuple[str, str]:
   """Returns image and pixel AUROC of maps [n,h,w], as they are printed."""
   import torch  # pyright: ignore[reportMissingImports]
   from sklearn.metrics import roc_auc_score
 
-  means = torch.nn.functional.avg_pool2d(maps[:, None], WINDOW, stride=1, padding=WINDOW // 2)
+  means = torch.nn.functional.avg_pool2d(maps[:, None], window, stride=1, padding=window // 2)
   image = roc_auc_score(region.any((1, 2)), means.flatten(1).amax(1).numpy())
   pixel = roc_auc_score(region.ravel(), maps.flatten().numpy())
   return f"image AUROC {image:.3f}", f"pixel AUROC {pixel:.3f}"
