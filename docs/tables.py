@@ -81,14 +81,32 @@ def _mean(rs: list[Record], metric: str) -> str:
 
 def setting(rs: list[Record]) -> tables.Table:
   """Returns the table that a command prints of a setting, without what it took on our machine."""
-  (_, table), *_ = summary.of(rs)
-  kept = [k for k, head in enumerate(table[0]) if head not in ("s", "GB", "MB")]
+  table = _summary(rs)[0]
+  return _columns(table, [head for head in table[0] if head not in ("s", "GB", "MB")])
+
+
+def _summary(rs: list[Record]) -> list[tables.Table]:
+  """Returns the tables that a command prints, methods as their files call them."""
+
+  def named(variant: str) -> str:
+    method, bracket, values = variant.partition(" (")
+    return names.named(method) + bracket + values
+
+  return [
+    [table[0], *([named(row[0]), *row[1:]] for row in table[1:])] for _, table in summary.of(rs)
+  ]
+
+
+def _columns(table: tables.Table, heads: Iterable[str]) -> tables.Table:
+  kept = [table[0].index(head) for head in heads]
   return [[row[k] for k in kept] for row in table]
 
 
 def continual() -> tables.Table:
-  """Returns what is left of all six categories after the last of them."""
-  return setting([r for r in _every("continual", "synthetic") if len(r["run"]["categories"]) == 6])
+  """Returns what is left of all six categories after the last of them, and what was forgotten."""
+  rs = [r for r in _every("continual", "synthetic") if len(r["run"]["categories"]) == 6]
+  shown = ("I-AUROC", "P-AP", "PRO")
+  return _columns(setting(rs), ["method", *(head for m in shown for head in (m, f"FM {m}"))])
 
 
 def fully_supervised() -> tables.Table:
@@ -147,8 +165,7 @@ def _last(rs: list[Record], metric: str) -> str:
 
 def crossed(rs: list[Record]) -> tables.Table:
   """Returns image AUROC of each method and variant of a setting."""
-  _, (_, table) = summary.of(rs)
-  return table
+  return _summary(rs)[1]
 
 
 def quick(rs: list[Record]) -> list[Record]:

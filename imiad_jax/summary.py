@@ -44,7 +44,7 @@ def _crossed(title: str, table: Table) -> list[tuple[str, Table]]:
   variants = {variant for _, variant in found}
   if min(len(names), len(variants)) < 2:
     return []
-  across = sorted(variants, key=lambda x: [(_number(v), v) for v in x])
+  across = sorted(variants, key=_order)
   lines = [[name, *(found.get((name, x), "") for x in across)] for name in names]
   by = " and ".join(table[0][1:first])
   return [(f"{title}: {table[0][first]} by {by}", [["method", *map(" ".join, across)], *lines])]
@@ -67,7 +67,7 @@ def _variants(rs: list[Record]) -> Table:
   head += ["seen", "unseen"] * told
   head += [f"FM {tables.SHORT[m]}" for m in used if continual] + ["s", "GB"] + ["MB"] * measured
   table = [head]
-  for label in sorted(lines, key=lambda x: [(_number(v), v) for v in x]):
+  for label in sorted(lines, key=_order):
     group = lines[label]
     row = [*label, *(tables.cell(_per_seed(group, m)) for m in used)]
     row += [tables.cell(_of_kinds(group, seen)) for seen in (True, False) if told]
@@ -91,12 +91,8 @@ def _megabytes(rs: list[Record]) -> str:
   return f"{max(found) / 1e6:.2f}" if any(found) else "-"
 
 
-def _number(value: str) -> float:
-  """Returns the number that a value is, so that 2 comes before 10; words come first."""
-  try:
-    return float(value)
-  except ValueError:
-    return -np.inf
+def _order(variant: tuple[str, ...]) -> list[list[str | float]]:
+  return [tables.natural(value) for value in variant]
 
 
 def _per_seed(rs: list[Record], metric: str) -> list[float]:

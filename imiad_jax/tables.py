@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -161,6 +162,12 @@ def setting(run: dict[str, Any]) -> str:
 def plain(value: Any) -> str:
   """Returns a hyperparameter as text, a list joined by "+"."""
   return "+".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def natural(text: str) -> list[str | float]:
+  """Returns a key that sorts text by the alphabet, but numbers in it by value: 9 before 10."""
+  parts = re.split(r"(\d+(?:\.\d+)?)", text.lower())
+  return [float(part) if k % 2 else part for k, part in enumerate(parts)]
 
 
 def with_values(name: str, kw: dict[str, Any]) -> str:

@@ -259,15 +259,15 @@ def test_a_run_without_test_images_says_so():
 
 
 def test_summary_tells_variants_of_a_method_apart_by_what_varies():
-  rs = [record([row("a", image_auroc=v)], ("a",)) for v in (0.9, 0.7, 0.5)]
-  rs[0]["run"]["method_kw"] = {"reweight": 1, "size": 224}
+  rs = [record([row("a", image_auroc=v)], ("a",)) for v in (0.7, 0.9, 0.5)]
+  rs[0]["run"]["method_kw"] = {"reweight": 10, "size": 224}
   rs[1]["run"]["method_kw"] = {"reweight": 9, "size": 224}
   rs[2]["run"] |= {"method": "other", "method_kw": {"size": 32}}
   ((_, table),) = summary.of(rs)
   assert [line[:2] for line in table[1:]] == [
     ["other", "0.500"],
-    ["padim (reweight=1)", "0.900"],
-    ["padim (reweight=9)", "0.700"],
+    ["padim (reweight=9)", "0.900"],
+    ["padim (reweight=10)", "0.700"],
   ]
 
 

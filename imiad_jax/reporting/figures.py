@@ -47,7 +47,8 @@ def matrices(records: list[Record], dataset: str) -> Figure | None:
       names = list(dict.fromkeys(row["task"] for row in r["rows"]))
   if not found:
     return None
-  means = {variant: np.mean(found[variant], axis=0) for variant in sorted(found, key=str.lower)}
+  order = sorted(found, key=tables.natural)
+  means = {variant: np.mean(found[variant], axis=0) for variant in order}
   columns = min(2, len(means))
   down = -(-len(means) // columns)
 

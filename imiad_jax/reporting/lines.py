@@ -99,11 +99,11 @@ def named(method: str) -> str:
 
 
 def grouped(found: Iterable[Entry]) -> dict[str, list[Entry]]:
-  """Returns the entries of each variant, variants in alphabetical order."""
+  """Returns the entries of each variant, variants in their natural order."""
   out: dict[str, list[Entry]] = defaultdict(list)
   for e in found:
     out[e.variant].append(e)
-  return {k: out[k] for k in sorted(out, key=str.lower)}
+  return {k: out[k] for k in sorted(out, key=tables.natural)}
 
 
 def best(found: list[Entry], metric: str, lower: bool = False) -> list[Entry]:
