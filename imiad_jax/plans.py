@@ -152,16 +152,21 @@ def _check(config: Config) -> None:
 
 
 def grouped(jobs: list[Job], replicas: int) -> list[list[Job]]:
-  """Returns the jobs, in order, in groups of up to so many that differ by their seeds alone."""
+  """Returns the jobs in groups of up to so many that differ by their seeds alone.
+
+  The groups are in the order of their first jobs.
+  """
+  place = {job.id: k for k, job in enumerate(jobs)}
   alike: dict[str, list[Job]] = {}
   for job in jobs:
     key = records.run_id(job.run._replace(seed=0), job.versions)
     alike.setdefault(key, []).append(job)
-  return [
+  groups = [
     group[first : first + replicas]
     for group in alike.values()
     for first in range(0, len(group), replicas)
   ]
+  return sorted(groups, key=lambda group: place[group[0].id])
 
 
 def named(group: list[Job]) -> str:

@@ -25,6 +25,14 @@ def test_groups_differ_by_their_seeds_alone():
   assert plans.grouped(given, 1) == [[j] for j in given]
 
 
+def test_groups_keep_the_order_of_their_first_runs():
+  given = [job(s, c) for s in (0, 1, 2) for c in ("c0", "c1")]  # alike ones stand apart
+  assert plans.grouped(given, 1) == [[j] for j in given]
+  groups = plans.grouped(given, 2)
+  said = [[(j.run.categories[0], j.run.seed) for j in group] for group in groups]
+  assert said == [[("c0", 0), ("c0", 1)], [("c1", 0), ("c1", 1)], [("c0", 2)], [("c1", 2)]]
+
+
 def test_a_failure_among_replicas_is_that_of_one_run(tmp_path, monkeypatch):
   real = engine.together
 
