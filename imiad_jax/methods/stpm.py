@@ -27,7 +27,7 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
 # What two CPU cores can pay for; `lr` makes up for the smaller sum of the loss.
-SMALL = {"stages": ("layer2", "layer3"), "size": 128, "epochs": 30, "batch": 8, "lr": 1.6}
+SMALL = {"stages": ("layer2", "layer3"), "size": 224, "epochs": 20, "batch": 8, "lr": 1.6}
 
 
 class State(NamedTuple):
