@@ -57,12 +57,18 @@ def drawn() -> tables.Table:
     each: dict[str, list[Record]] = {}
     for r in rs:
       each.setdefault(r["run"]["categories"][0], []).append(r)
-    seeds = sorted({len(mine) for mine in each.values()})
-    count = f"{len(each)} x {' or '.join(map(str, seeds))}"
     part = [mine for name, mine in each.items() if name in _STRUCTURAL]
-    row = [names.named(method), count, *(_of_categories(each.values(), m) for m in _HEAD)]
+    row = [names.named(method), _count(rs), *(_of_categories(each.values(), m) for m in _HEAD)]
     table.append([*row, *(_of_categories(part, m) for m in ("image_auroc", "pixel_auroc"))])
   return table
+
+
+def _count(rs: list[Record]) -> str:
+  """Returns of how many categories and seeds lines are."""
+  seeds: dict[str, set[int]] = {}
+  for run in (r["run"] for r in rs):
+    seeds.setdefault(run["categories"][0], set()).add(run["seed"])
+  return f"{len(seeds)} x {' or '.join(map(str, sorted({len(each) for each in seeds.values()})))}"
 
 
 def _of_categories(each: Iterable[list[Record]], metric: str) -> str:
@@ -116,10 +122,19 @@ def fully_supervised() -> tables.Table:
   return setting([r for rs in hard for r in quick(rs)])
 
 
-def few_shot() -> tables.Table:
-  """Returns image AUROC of the shots of the quick table."""
-  rs = quick(_every("few_shot", "synthetic"))
-  return crossed([r for r in rs if r["run"]["setting_kw"]["shots"] in (2, 4)])
+def few_shot(dataset: str) -> tables.Table:
+  """Returns image AUROC by the number of images, a line for each method without and with views.
+
+  Methods that were never given but one image are those of the unified table.
+  """
+  runs = [(r, r["run"]) for r in _every("few_shot", dataset)]
+  least = [run["method_kw"] for _, run in runs if run["setting_kw"]["shots"] == 1]
+  table = crossed([r for r, run in runs if run["method_kw"] in least])
+  variants = [head.split() for head in table[0][1:]]
+  shots, views = (list(dict.fromkeys(variant[k] for variant in variants)) for k in (0, 1))
+  kept = {view: [k for k, head in enumerate(table[0]) if head.endswith(view)] for view in views}
+  body = [[row[0], view, *(row[k] for k in kept[view])] for row in table[1:] for view in views]
+  return [["method", "views", *shots], *body]
 
 
 def unified() -> tables.Table:
@@ -175,14 +190,24 @@ def quick(rs: list[Record]) -> list[Record]:
 
 
 def noisy() -> tables.Table:
-  """Returns image AUROC of each method at the ratios of the quick table; PatchCore as it is."""
-  rs = [
-    r
-    for r in quick(_every("noisy", "synthetic"))
-    if r["run"]["setting_kw"]["ratio"] in (0.1, 0.2)
-    and r["run"]["method_kw"].get("reweight", 1) == 1
+  """Returns image AUROC of each method at each ratio; PatchCore as it is.
+
+  Methods that met but one ratio are those of the unified table.
+  """
+  runs = [(r, r["run"]) for r in _every("noisy", "synthetic")]
+  several = {run["method"] for _, run in runs if run["setting_kw"]["ratio"] == 0.1}
+  kept = [
+    r for r, run in runs if run["method"] in several and run["method_kw"].get("reweight", 1) == 1
   ]
-  return crossed(rs)
+  counts = {
+    names.named(method): _count([r for r in kept if r["run"]["method"] == method])
+    for method in several
+  }
+  head, *body = crossed(kept)
+  return [
+    [head[0], "categories x seeds", *head[1:]],
+    *([row[0], counts[row[0]], *row[1:]] for row in body),
+  ]
 
 
 def reweighting() -> tables.Table:
@@ -198,10 +223,10 @@ TABLES: dict[str, Callable[[], tables.Table]] = {
   "mtd": lambda: beside_the_paper("mtd"),
   "drawn": drawn,
   "continual": continual,
-  "few_shot": few_shot,
+  "few_shot": lambda: few_shot("synthetic"),
   "noisy_mtd": lambda: setting(_every("noisy", "mtd")),
   "fully_supervised_mtd": lambda: setting(_every("fully_supervised", "mtd")),
-  "few_shot_mtd": lambda: crossed(_every("few_shot", "mtd")),
+  "few_shot_mtd": lambda: few_shot("mtd"),
   "noisy": noisy,
   "reweighting": reweighting,
   "fully_supervised": fully_supervised,
