@@ -14,6 +14,10 @@ one seed, without it all six and three seeds. The drawn data set, and it with ot
 learnt with the embedded backbone and hyperparameters that a CPU can pay for, any other with those
 of each method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides
 that.
+
+It costs: quick eight minutes on two cores, the whole of the drawn data set about an hour and a
+half. Expect a bank that grows to forget nothing, the shared one to forget 0.04 with 1,000 rows and
+more with fewer, and what is trained on to keep hardly more than the last category.
 """
 
 from typing import Any

@@ -11,6 +11,10 @@ of the drawn data set, ratios of a tenth and a fifth and one seed, without it al
 and three seeds. The drawn data set is learnt with the embedded backbone and hyperparameters that a
 CPU can pay for, any other with the backbone and hyperparameters of each method's authors, for which
 take an accelerator; `backbone=efficientnet_lite0` overrides that.
+
+It costs: quick six and a half minutes on two cores, the whole of the drawn data set two to three
+hours, 40 minutes each of IGD and RD4AD. Expect most methods to lose 0.01 to 0.03 of image AUROC
+from a ratio of 0.05 to 0.2, and re-weighting to help none.
 """
 
 from typing import Any
