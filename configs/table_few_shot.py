@@ -14,8 +14,8 @@ authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides 
 
 It costs: quick five and a half minutes on two cores, the whole of the drawn data set about two
 hours (1,152 runs, with other work beside them). Expect RegAD and PatchCore in front with eight
-images, CFA, FastRecon and RegAD with one, and views to help RD4AD and FastFlow alone: the products
-of the drawn data set always lie the same way.
+images, CFA, FastRecon and RegAD with one, and views to harm CFA and FastRecon: the products of the
+drawn data set always lie the same way.
 """
 
 from imiad_jax import config
