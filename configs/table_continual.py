@@ -15,7 +15,7 @@ learnt with the embedded backbone and hyperparameters that a CPU can pay for, an
 of each method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides
 that.
 
-It costs: quick eight minutes on two cores, the whole of the drawn data set about an hour and a
+It costs: quick about eight minutes on two cores, the whole of the drawn data set an hour and a
 half. Expect a bank that grows to forget nothing, the shared one to forget 0.04 with 1,000 rows and
 more with fewer, and what is trained on to keep hardly more than the last category.
 """

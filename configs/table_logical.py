@@ -11,7 +11,7 @@ categories. The drawn data set is learnt with the embedded backbone and hyperpar
 can pay for, any other with those of each method's authors, for which take an accelerator;
 `backbone=efficientnet_lite0` overrides that.
 
-It costs: quick 15 minutes on two cores, the whole of the drawn data set less than an hour. Expect
+It costs: quick about 15 minutes on two cores, the whole of the drawn data set an hour. Expect
 RD4AD and PaDiM in front of GCAD there, and GCAD in front of all others.
 """
 
