@@ -37,14 +37,14 @@ VERSION = "1"
 SMALL = {
   "size": 160,
   "dim": 64,
-  "ratio": 0.02,
-  "width": 32,
+  "ratio": 0.1,
+  "width": 64,
   "depth": 2,
   "heads": 2,
   "neighbours": 2,
   "sources": 64,
   "sigma": 2.0,
-  "epochs": 10,
+  "epochs": 24,
   "lr": 2e-3,
   "batch": 4,
 }
