@@ -17,6 +17,8 @@ from imiad_jax.reporting import lines as names
 
 ROOT = pathlib.Path(__file__).parents[1]
 _STRUCTURAL = ("bottle", "capsule", "plate", "woven")
+_LOGICAL = ("circuit", "tray")
+_MISTAKES = ("extra", "missing", "swapped")  # kinds of defect that are wrong assembly, not damage
 _HEAD = {
   "image_auroc": "image AUROC",
   "image_ap": "image AP",
@@ -60,6 +62,27 @@ def drawn() -> tables.Table:
     part = [mine for name, mine in each.items() if name in _STRUCTURAL]
     row = [names.named(method), _count(rs), *(_of_categories(each.values(), m) for m in _HEAD)]
     table.append([*row, *(_of_categories(part, m) for m in ("image_auroc", "pixel_auroc"))])
+  return table
+
+
+def logical() -> tables.Table:
+  """Returns image AUROC of each method on the drawn products that are assembled.
+
+  Of all defects, and means over the kinds that are damage and those that are wrong assembly.
+  """
+  table = [["", "seeds", *_LOGICAL, "both", "damage", "wrong assembly"]]
+  for method, rs in lines("unsupervised", "synthetic").items():
+    each = [[r for r in rs if r["run"]["categories"] == [name]] for name in _LOGICAL]
+    if not all(each):
+      continue
+    both = [r for mine in each for r in mine]
+    kinds = [(kind, v["auroc"]) for r in both for kind, v in r["rows"][0]["kinds"].items()]
+    wrong = [v for kind, v in kinds if kind in _MISTAKES]
+    damage = [v for kind, v in kinds if kind not in _MISTAKES]
+    means = (_of_categories(some, "image_auroc") for some in (*([mine] for mine in each), each))
+    parts = (f"{sum(values) / len(values):.3f}" for values in (damage, wrong))
+    seeds = str(len({r["run"]["seed"] for r in both}))
+    table.append([names.named(method), seeds, *means, *parts])
   return table
 
 
@@ -119,7 +142,22 @@ def fully_supervised() -> tables.Table:
   """Returns the methods that were also told one kind of defect alone."""
   found = lines("fully_supervised", "synthetic").values()
   hard = [rs for rs in found if any(r["run"]["setting_kw"]["kinds"] for r in rs)]
-  return setting([r for rs in hard for r in quick(rs)])
+  variants: dict[tuple[str, str], list[Record]] = {}
+  for r in (r for rs in hard for r in rs):
+    run = r["run"]
+    key = names.named(run["method"]), str(run["setting_kw"]["kinds"])
+    variants.setdefault(key, []).append(r)
+  shown = ("I-AUROC", "I-AP", "P-AUROC", "P-AP", "PRO", "seen", "unseen")
+  head = ["method", "kinds", "categories x seeds", *shown, "structural: P-AP"]
+  every = _columns(
+    setting([r for rs in variants.values() for r in rs]), ["method", "kinds", *shown]
+  )
+  body = []
+  for method, kinds, *values in every[1:]:
+    rs = variants[method, kinds]
+    part = [r for r in rs if r["run"]["categories"][0] in _STRUCTURAL]
+    body.append([method, kinds, _count(rs), *values, _mean(part, "pixel_ap")])
+  return [head, *body]
 
 
 def few_shot(dataset: str) -> tables.Table:
@@ -222,6 +260,7 @@ def _every(name: str, dataset: str) -> list[Record]:
 TABLES: dict[str, Callable[[], tables.Table]] = {
   "mtd": lambda: beside_the_paper("mtd"),
   "drawn": drawn,
+  "logical": logical,
   "continual": continual,
   "few_shot": lambda: few_shot("synthetic"),
   "noisy_mtd": lambda: setting(_every("noisy", "mtd")),
