@@ -35,16 +35,16 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 VERSION = "1"
 # What two CPU cores can pay for.
 SMALL = {
-  "size": 160,
+  "size": 224,
   "dim": 64,
-  "ratio": 0.1,
+  "ratio": 0.05,
   "width": 64,
   "depth": 2,
   "heads": 2,
   "neighbours": 2,
   "sources": 64,
   "sigma": 2.0,
-  "epochs": 24,
+  "epochs": 16,
   "lr": 2e-3,
   "batch": 4,
 }
