@@ -17,8 +17,6 @@ from imiad_jax.reporting import lines as names
 
 ROOT = pathlib.Path(__file__).parents[1]
 _STRUCTURAL = ("bottle", "capsule", "plate", "woven")
-_LOGICAL = ("circuit", "tray")
-_MISTAKES = ("extra", "missing", "swapped")  # kinds of defect that are wrong assembly, not damage
 _HEAD = {
   "image_auroc": "image AUROC",
   "image_ap": "image AP",
@@ -70,20 +68,26 @@ def logical() -> tables.Table:
 
   Of all defects, and means over the kinds that are damage and those that are wrong assembly.
   """
-  table = [["", "seeds", *_LOGICAL, "both", "damage", "wrong assembly"]]
-  for method, rs in lines("unsupervised", "synthetic").items():
-    each = [[r for r in rs if r["run"]["categories"] == [name]] for name in _LOGICAL]
-    if not all(each):
-      continue
-    both = [r for mine in each for r in mine]
-    kinds = [(kind, v["auroc"]) for r in both for kind, v in r["rows"][0]["kinds"].items()]
-    wrong = [v for kind, v in kinds if kind in _MISTAKES]
-    damage = [v for kind, v in kinds if kind not in _MISTAKES]
-    means = (_of_categories(some, "image_auroc") for some in (*([mine] for mine in each), each))
-    parts = (f"{sum(values) / len(values):.3f}" for values in (damage, wrong))
-    seeds = str(len({r["run"]["seed"] for r in both}))
-    table.append([names.named(method), seeds, *means, *parts])
-  return table
+  head = {
+    "image_auroc": "image AUROC",
+    "image_auroc_structural": "damage",
+    "image_auroc_logical": "wrong assembly",
+  }
+  found: dict[str, list[names.Entry]] = {}
+  for e in names.entries(_every("unsupervised", "synthetic")):
+    if "image_auroc_logical" in e.values:
+      found.setdefault(e.method, []).append(e)
+  return [
+    ["", "seeds", *head.values()],
+    *(
+      [
+        names.named(method),
+        str(len({e.seed for e in mine})),
+        *(f"{sum(e.values[m] for e in mine) / len(mine):.3f}" for m in head),
+      ]
+      for method, mine in found.items()
+    ),
+  ]
 
 
 def _count(rs: list[Record]) -> str:
