@@ -80,11 +80,8 @@ def match(
     squared += far + jnp.where(bank.row == row, 2 * _FAR, 0)
     if k == 1:
       return jnp.argmin(squared, axis=1)[:, None]
-    # Of a slice of what top_k returns XLA for CPUs makes a sort of whole rows, 30 times as slow;
-    # the barrier hides the slice.
-    found = jax.lax.top_k(-squared, min(k, squared.shape[1]))
-    negative, place = jax.lax.optimization_barrier(found)
-    return jnp.where(-negative < _FAR, place, place[:, :1])
+    least, place = knn.smallest(squared, min(k, squared.shape[1]))
+    return jnp.where(least < _FAR, place, place[:, :1])
 
   return jax.lax.map(lambda a: one(*a), (x.reshape(b, h * w, d), row))
 

@@ -143,9 +143,9 @@ def outlier_factor(x: Float[Array, "n d"], valid: Bool[Array, " n"], k: int) -> 
   """
   n = len(x)
   squared = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, knn.distances(x, x, valid))
-  negative, near = jax.lax.top_k(-squared, min(k, n - 1))  # [n,k]
-  there = jnp.isfinite(negative)
-  distance = jnp.where(there, jnp.sqrt(-negative), 0) + 1e-6
+  least, near = knn.smallest(squared, min(k, n - 1))  # [n,k]
+  there = jnp.isfinite(least)
+  distance = jnp.where(there, jnp.sqrt(least), 0) + 1e-6
   furthest = jnp.max(jnp.where(there, distance, 0), axis=-1)  # k-dist
   reach = jnp.where(there, jnp.maximum(furthest[near], distance), 0)
   count = jnp.sum(there, axis=-1)
