@@ -86,25 +86,36 @@ def _plain(x: Array, kernel: Array, stride: int, padding: int) -> Array:
 
 
 def _to_input(g: Array, kernel: Array, shape: tuple[int, ...], stride: int, padding: int) -> Array:
-  """Returns the gradient of an input [b,*shape,c] whose convolution has the gradient g."""
-  g, before = _spread(g, stride), len(kernel) - 1 - padding
-  pads = [(before, n - m + padding) for n, m in zip(shape, g.shape[1:3], strict=True)]
-  flipped = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
-  return lax.conv_general_dilated(g, flipped, (1, 1), pads, dimension_numbers=_LAYOUT)
+  """Returns the gradient of an input [b,*shape,c] whose convolution has the gradient g.
+
+  Cells of the input that lie `stride` apart meet the same taps: `stride` squared kernels without
+  strides, whose results are woven into one another.
+  """
+  size, depth, channels = len(kernel), g.shape[-1], kernel.shape[2]
+  taps = -(-size // stride)
+  grown = jnp.pad(kernel, [(0, taps * stride - size)] * 2 + [(0, 0)] * 2)
+  grown = grown.reshape(taps, stride, taps, stride, channels, depth)[::-1, :, ::-1]
+  grown = grown.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, depth, -1)
+  rows, columns = (-(-(n + padding) // stride) for n in shape)
+  pads = [(taps - 1, n - m) for n, m in zip((rows, columns), g.shape[1:3], strict=True)]
+  found = lax.conv_general_dilated(g, grown, (1, 1), pads, dimension_numbers=_LAYOUT)
+  found = found.reshape(-1, rows, columns, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+  found = found.reshape(-1, rows * stride, columns * stride, channels)
+  return found[:, padding : padding + shape[0], padding : padding + shape[1]]
 
 
 def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
-  """Returns the gradient of the kernel of a convolution of x that has the gradient g."""
-  g = _spread(g, stride)
-  pads = [
-    (padding, size - 1 + m - n - padding) for n, m in zip(x.shape[1:3], g.shape[1:3], strict=True)
-  ]
-  images, cells = x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)
-  found = lax.conv_general_dilated(images, cells, (1, 1), pads, dimension_numbers=_LAYOUT)
-  return found.transpose(1, 2, 0, 3)
+  """Returns the gradient of the kernel of a convolution of x that has the gradient g.
 
-
-def _spread(g: Array, stride: int) -> Array:
-  """Returns g with stride - 1 zeros between its cells."""
-  between = (0, 0, stride - 1)
-  return lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), between, between, (0, 0, 0)])
+  As in `_to_input` the cells of x that lie `stride` apart are taken together, as channels.
+  """
+  batch, *shape, channels = x.shape
+  taps = -(-size // stride)
+  cells = [m + taps - 1 for m in g.shape[1:3]]
+  pads = [(padding, n * stride - m - padding, 0) for n, m in zip(cells, shape, strict=True)]
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+  x = x.reshape(batch, cells[0], stride, cells[1], stride, channels).transpose(2, 4, 5, 1, 3, 0)
+  x, g = x.reshape(-1, *cells, batch), g.transpose(1, 2, 0, 3)
+  found = lax.conv_general_dilated(x, g, (1, 1), "VALID", dimension_numbers=_LAYOUT)
+  found = found.reshape(stride, stride, channels, taps, taps, -1).transpose(3, 0, 4, 1, 2, 5)
+  return found.reshape(taps * stride, taps * stride, channels, -1)[:size, :size]
