@@ -34,6 +34,18 @@ def test_gradients_are_those_that_jax_derives(shape, size, stride, padding):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("near", "parts"), [(1, 6), (150, 6), (300, 3), (10_000, 1)])
+def test_the_gradient_of_a_kernel_is_the_same_by_parts_of_a_batch(near, parts, monkeypatch):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.standard_normal((6, 5, 5, 2), np.float32))
+  kernel = jnp.asarray(rng.standard_normal((3, 3, 2, 4), np.float32))
+  total = lambda kernel: jnp.sum(convolution.convolve(x, kernel, 1, 1) ** 2)  # noqa: E731
+  whole = jax.grad(total)(kernel)
+  monkeypatch.setattr(convolution, "_NEAR", near)
+  assert f"length={parts} " in str(jax.make_jaxpr(jax.grad(total))(kernel)).replace("\n", " ")
+  np.testing.assert_allclose(jax.grad(total)(kernel), whole, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize(
   ("size", "stride", "padding"), [(2, 2, 0), (4, 2, 1), (3, 1, 1), (8, 1, 0)]
 )

@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_NEAR = 1 << 20  # numbers that stay in caches; of more, gradients of kernels took far longer
 Kernel = Float[Array, "size size c d"]
 
 
@@ -106,6 +107,22 @@ def _to_input(g: Array, kernel: Array, shape: tuple[int, ...], stride: int, padd
 
 def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
   """Returns the gradient of the kernel of a convolution of x that has the gradient g.
+
+  As many images at once as caches hold.
+  """
+  fewest = -(-(x.size + g.size) // _NEAR)
+  parts = next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n >= min(fewest, len(x)))
+  x, g = (a.reshape(parts, -1, *a.shape[1:]) for a in (x, g))
+
+  def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+    return total + _of_part(*part, size, stride, padding), None
+
+  zeros = jnp.zeros((size, size, x.shape[-1], g.shape[-1]), x.dtype)
+  return jax.lax.scan(add, zeros, (x, g))[0]
+
+
+def _of_part(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
+  """Returns the gradient of the kernel over some images.
 
   As in `_to_input` the cells of x that lie `stride` apart are taken together, as channels.
   """
