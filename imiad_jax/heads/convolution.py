@@ -97,12 +97,13 @@ def _to_input(g: Array, kernel: Array, shape: tuple[int, ...], stride: int, padd
   grown = jnp.pad(kernel, [(0, taps * stride - size)] * 2 + [(0, 0)] * 2)
   grown = grown.reshape(taps, stride, taps, stride, channels, depth)[::-1, :, ::-1]
   grown = grown.transpose(0, 2, 5, 1, 3, 4).reshape(taps, taps, depth, -1)
-  rows, columns = (-(-(n + padding) // stride) for n in shape)
-  pads = [(taps - 1, n - m) for n, m in zip((rows, columns), g.shape[1:3], strict=True)]
+  skipped, cut = divmod(padding, stride)
+  cells = [-(-(n + cut) // stride) for n in shape]
+  pads = [(taps - 1 - skipped, n + skipped - m) for n, m in zip(cells, g.shape[1:3], strict=True)]
   found = lax.conv_general_dilated(g, grown, (1, 1), pads, dimension_numbers=_LAYOUT)
-  found = found.reshape(-1, rows, columns, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
-  found = found.reshape(-1, rows * stride, columns * stride, channels)
-  return found[:, padding : padding + shape[0], padding : padding + shape[1]]
+  found = found.reshape(-1, *cells, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+  found = found.reshape(-1, cells[0] * stride, cells[1] * stride, channels)
+  return found[:, cut : cut + shape[0], cut : cut + shape[1]]
 
 
 def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
