@@ -14,9 +14,10 @@ that a CPU can pay for, any other with those of each method's authors, for which
 accelerator; `backbone=efficientnet_lite0` overrides that.
 
 It costs: quick 22 minutes on two cores by the sum of its runs, the whole of the drawn data set
-about three hours, most of them PRN's and SemiREST's. Expect BGAD and PRN above PatchCore in pixel
-AP, with one kind told as well, SemiREST above it with all kinds, and DevNet and DRA under it, far
-under it on the logical categories.
+six hours by that of runs which went on beside others, most of them PRN's and SemiREST's. Expect
+BGAD above PatchCore in pixel AP on the structural categories, with one kind told as well, SemiREST
+far above it on the logical ones and thereby over all, PRN about level, and DevNet and DRA under it,
+far under it on the logical categories.
 """
 
 from imiad_jax import config
