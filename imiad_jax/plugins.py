@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +13,21 @@ from imiad_jax.errors import UserError
 
 
 def names(kind: str) -> list[str]:
-  """Returns the names of a kind ("methods", "settings", "datasets", "backbones"), sorted."""
-  package = importlib.import_module(f"imiad_jax.{kind}")
+  """Returns the names of a kind ("methods", "settings", "datasets", "backbones"), sorted.
+
+  Raises UserError where Python takes the package from a checkout that is not installed in place:
+  its data sets lie beside the package, and only an installation puts them into it.
+  """
+  try:
+    package = importlib.import_module(f"imiad_jax.{kind}")
+  except ModuleNotFoundError as error:
+    if error.name != f"imiad_jax.{kind}":
+      raise
+    raise UserError(
+      f"Python takes imiad_jax from the checkout {Path(__file__).parents[1]}, which is not "
+      f"installed in place: its {kind} are not found. Run `python -m pip install -e .` in it, or "
+      "start from another folder to use the installed package."
+    ) from None
   found = [m.name for m in pkgutil.iter_modules(package.__path__)]
   return sorted(n for n in found if n != "common")
 

@@ -1,5 +1,7 @@
 """Plug-ins are found by their file's name, and a wrong name is answered with the right one."""
 
+import sys
+
 import pytest
 
 from imiad_jax import plugins
@@ -11,6 +13,12 @@ def test_names_are_the_folders_listing():
   assert {"unsupervised", "continual"} <= set(plugins.names("settings"))
   assert {"synthetic", "mtd"} <= set(plugins.names("datasets"))
   assert "common" not in plugins.names("datasets") + plugins.names("backbones")
+
+
+def test_a_checkout_that_is_not_installed_in_place_says_so(monkeypatch):
+  monkeypatch.setitem(sys.modules, "imiad_jax.datasets", None)  # as if there were none
+  with pytest.raises(UserError, match=r"not installed in place: its datasets.*pip install -e \."):
+    plugins.names("datasets")
 
 
 @pytest.mark.parametrize(
