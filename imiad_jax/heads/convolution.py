@@ -109,7 +109,7 @@ def _to_input(g: Array, kernel: Array, shape: tuple[int, ...], stride: int, padd
 def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
   """Returns the gradient of the kernel of a convolution of x that has the gradient g.
 
-  As many images at once as caches hold.
+  It is summed over parts of the batch, each of about as many images as caches hold.
   """
   fewest = -(-(x.size + g.size) // _NEAR)
   parts = next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n >= min(fewest, len(x)))
@@ -119,7 +119,7 @@ def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Arra
     return total + _of_part(*part, size, stride, padding), None
 
   zeros = jnp.zeros((size, size, x.shape[-1], g.shape[-1]), x.dtype)
-  return jax.lax.scan(add, zeros, (x, g))[0]
+  return lax.scan(add, zeros, (x, g))[0]
 
 
 def _of_part(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
