@@ -24,9 +24,9 @@ from imiad_jax import config, plugins
 METHODS = plugins.names("methods")
 FEW_SHOT = ("cfa", "fastflow", "fastrecon", "padim", "patchcore", "rd4ad", "regad", "spade")
 BANKS = ("patchcore", "sharedbank", "softpatch")  # of a tenth of the patches where images are few
-SETTINGS = (
-  *(("unsupervised", {}), ("fully_supervised", {"anomalies": 10})),
-  *(("few_shot", {"shots": 8}), ("noisy", {"ratio": 0.15}), ("continual", {})),
+SETTINGS = (  # those first that share what they learn (see lessons)
+  *(("unsupervised", {}), ("continual", {}), ("fully_supervised", {"anomalies": 10})),
+  *(("few_shot", {"shots": 8}), ("noisy", {"ratio": 0.15})),
 )
 MORE = (("few_shot", {"shots": 2}), ("few_shot", {"shots": 8, "view": "rotation"}))
 

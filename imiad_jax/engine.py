@@ -4,6 +4,7 @@ A run is a sequence of tasks over one State. After each task every task so far i
 the unsupervised setting is the case of one task.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -122,12 +123,13 @@ def _learn(
   seeds = [what.seed for what in whats]
   sizes = [len(t.train) * views.copies(t.view) for t in taught[0]]
   most = parallel.bucket(max(sizes))
-  keys = lessons.keys(whats, built.method, taught, most)
+  start = functools.partial(training.start, built, most, len(sizes), seeds)
+  keys = lessons.keys(whats, built.method, taught, most, jax.eval_shape(start))
   known = memory.recall(keys)
   if known:
     state, first, passed = known[-1].state, len(known), 0
   else:
-    state, first, passed = hooks.restore(training.start(built, most, len(sizes), seeds))
+    state, first, passed = hooks.restore(start())
   spent: dict[str, float] = {}
   for i, tasks in enumerate(zip(*taught, strict=True)):
     if i < len(known):

@@ -1,14 +1,16 @@
 """What the last runs learnt, so that the next one does not learn the very same again.
 
 A method that does not use labels learns from fully_supervised what it learns from unsupervised, of
-which only the tests differ; one that learns the other categories first does so alike before each
-number of shots.
+which only the tests differ, and what continual begins with; one that learns the other categories
+first does so alike before each number of shots.
 """
 
 import hashlib
 import itertools
 import json
 from typing import NamedTuple
+
+import jax
 
 from imiad_jax.types import Logs, Method, Run, State, Task
 
@@ -40,25 +42,30 @@ class Memory:
       self._kept[key] = lesson
 
 
-def keys(whats: list[Run], method: Method, tasks: list[list[Task]], most: int) -> list[str | None]:
+def keys(
+  whats: list[Run], method: Method, tasks: list[list[Task]], most: int, state: State
+) -> list[str | None]:
   """Returns for each task what the State after it depends on, of runs of one data set.
 
-  None where a run is tested several times: no other setting is, and a State would lie there idly.
+  None after the first task that is tested: no other setting comes that far, and a State would lie
+  there idly.
 
   Args:
     whats: runs that differ by their seeds.
     method: theirs.
     tasks: of each run.
     most: rows that tasks are padded to.
+    state: shapes of the first State, which are all that it has of the number of tasks.
   """
-  alone = sum(bool(task.tests) for task in tasks[0]) == 1
   told: list[object] = [whats[0].dataset, whats[0].method, whats[0].method_kw]
-  told += [[what.seed for what in whats], most, len(tasks[0])]
+  told += [[what.seed for what in whats], most, list(map(str, jax.tree.leaves(state)))]
   out: list[str | None] = []
+  tested = False
   for same in zip(*tasks, strict=True):  # the same task of each run
     told += [
       (t.train.tolist(), t.label.tolist(), t.view, t.masks and method.supervised) for t in same
     ]
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    out.append(key if alone or not same[0].tests else None)
+    out.append(None if tested else key)
+    tested = tested or bool(same[0].tests)
   return out

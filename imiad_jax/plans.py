@@ -60,14 +60,17 @@ def make(config: Config) -> Plan:
 
 
 def _sorted(jobs: list[Job], seeds: list[int]) -> list[Job]:
-  """Returns the jobs in the order they are done: what shares features, compilations, State."""
+  """Returns the jobs in the order they are done: what shares features, compilations, State.
+
+  Several categories come beside the first of them alone, which is what they may begin with.
+  """
   place: dict[tuple[str, str], int] = {}
   for job in jobs:
     place.setdefault(_learner(job), len(place))
   return sorted(
     jobs,
     key=lambda job: (
-      *(job.run.categories, job.run.method_kw["backbone"]),
+      *(job.run.categories[0], job.run.method_kw["backbone"]),
       *(place[_learner(job)], seeds.index(job.run.seed)),
     ),
   )

@@ -23,7 +23,9 @@ PADIM = plugins.resolve(
 SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
 
 
-def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False, **needs):
+def spy(
+  monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False, sized=False, **needs
+):
   """Replaces a method by one that adds up what it is given."""
 
   def add(state, batch):
@@ -38,7 +40,7 @@ def spy(monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=Fa
 
   def factory(**kw):
     del kw
-    init = lambda key, spec, pretrained: jnp.float32(0)  # noqa: E731
+    init = lambda key, spec, pretrained: jnp.zeros(spec.num_tasks if sized else ())  # noqa: E731
     finish = lambda state: state  # noqa: E731
     functions = (init, update or add, finish, score or mean)
     return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised, **needs)
@@ -250,11 +252,34 @@ def test_what_was_learnt_last_is_not_learnt_again(monkeypatch):
     assert lines(memory, seen, **other)[0] > 0
 
 
-def test_what_is_told_of_labels_or_of_several_tasks_is_learnt_anew(monkeypatch):
+def test_continual_begins_with_what_was_learnt_alone(monkeypatch):
+  def score(state, batch):
+    return Scores(jnp.mean(batch.image, (1, 2, 3)) + state, None)
+
+  def both(memory):
+    return lines(memory, seen, setting="continual", categories=("c0", "c1"))
+
   seen, memory = [], Memory()
-  spy(monkeypatch, seen=seen)
-  for _ in range(2):
-    assert lines(memory, seen, setting="continual", categories=("c0", "c1"))[0] == 6
+  spy(monkeypatch, score, seen=seen)
+  assert lines(memory, seen)[0] == 3
+  count, outcomes = both(memory)
+  alone, expected = both(None)
+  assert count == 3 and alone == 6 and len(outcomes) == len(expected) == 3
+  for outcome, other in zip(outcomes, expected, strict=True):
+    assert (outcome.learnt, outcome.category) == (other.learnt, other.category)
+    np.testing.assert_array_equal(outcome.scores.image, other.scores.image)
+  both(memory)  # what was learnt alone is still as it was then
+  assert lines(memory, seen, setting="fully_supervised", anomalies=3)[0] == 0
+  assert lines(memory, seen, setting="continual", categories=("c1", "c0"))[0] == 6
+
+
+def test_what_is_told_of_labels_or_sized_by_tasks_is_learnt_anew(monkeypatch):
+  seen, memory = [], Memory()
+  spy(
+    monkeypatch, lambda state, batch: Scores(batch.image[:, 0, 0, 0], None), sized=True, seen=seen
+  )
+  lines(memory, seen)
+  assert lines(memory, seen, setting="continual", categories=("c0", "c1"))[0] == 6
   spy(monkeypatch, seen=seen, supervised=True)
   lines(memory, seen)
   assert lines(memory, seen, setting="fully_supervised", anomalies=3)[0] == 4

@@ -92,7 +92,7 @@ def test_runs_that_learn_alike_stand_together_and_the_first_is_costed(synthetic_
   parts = [
     config.part(method, setting, "efficientnet_lite0", kw, **own)
     for method, own in (("padim", {}), ("padim", {"dim": 20}), ("spade", {}))
-    for setting, kw in (("unsupervised", {}), ("fully_supervised", {}))
+    for setting, kw in (("unsupervised", {}), ("continual", {}), ("fully_supervised", {}))
   ]
   out.parts, out.seeds, out.categories, out.efficiency = parts, (2, 0), ("bottle", "woven"), True
   plan = plans.make(out)
@@ -107,9 +107,12 @@ def test_runs_that_learn_alike_stand_together_and_the_first_is_costed(synthetic_
     for category in ("bottle", "woven")
     for learner in own
     for seed in (2, 0)
-    for setting in ("unsupervised", "fully_supervised")
+    for setting in ("unsupervised", "continual", "fully_supervised")
+    if (category, setting) != ("woven", "continual")  # it begins with bottle
   ]
   costed = [s for s, job in zip(said, plan.jobs, strict=True) if job.costed]
-  assert costed == [("bottle", *learner, 2, "unsupervised") for learner in own]
+  assert costed == [
+    ("bottle", *learner, 2, setting) for learner in own for setting in ("unsupervised", "continual")
+  ]
   out.efficiency = False
   assert not any(job.costed for job in plans.make(out).jobs)
