@@ -2,15 +2,15 @@
 
   python -m imiad_jax.main --config=configs/ablation_global_features.py
 
-runs on the two drawn categories in which parts can be missing, extra or exchanged, with a small
-pretrained network, in three minutes on two cores. The logical anomalies of MVTec LOCO with the
-methods' own hyperparameters are
+runs on the two drawn products whose parts must belong together, with a small pretrained network.
+The logical anomalies of MVTec LOCO with the methods' own hyperparameters are
 
   python -m imiad_jax.main --config=configs/ablation_global_features.py:dataset=mvtec_loco \\
     --config.data_dir=<folder>
 
-for which take an accelerator. The results say of each kind of defect how well it is told from
-normal images. With `:branches` the methods that have no global network are left out.
+for which take an accelerator; `:dataset=synthetic` takes the two assembled products of that data
+set. "logical" is the image AUROC of kinds of defect of which every part looks good. With
+`:branches` the methods that have no global network are left out.
 """
 
 from imiad_jax import config
@@ -21,13 +21,12 @@ LOCAL = ("patchcore", "padim", "cfa")
 
 def get_config(arg: str | None = None):
   """Returns the config for "dataset=,backbone=,branches="."""
-  given = config.parse(arg, dataset="synthetic", backbone="", branches="")
-  drawn = given["dataset"] == "synthetic"
-  backbone = given["backbone"] or ("efficientnet_lite0" if drawn else "paper")
+  given = config.parse(arg, dataset="variants", backbone="", branches="")
+  backbone = given["backbone"] or (config.SMALL if config.drawn(given["dataset"]) else "paper")
   parts = [config.part("gcad", "unsupervised", backbone, branch=b) for b in gcad.BRANCHES]
   if not given["branches"]:
     parts += [config.part(method, "unsupervised", backbone) for method in LOCAL]
   out = config.make(given["dataset"], *parts)
-  if drawn:
+  if given["dataset"] == "synthetic":
     out.categories = ("circuit", "tray")
   return out

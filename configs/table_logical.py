@@ -2,17 +2,18 @@
 
   python -m imiad_jax.main --config=configs/table_logical.py:quick
   python -m imiad_jax.main --config=configs/table_logical.py
+  python -m imiad_jax.main --config=configs/table_logical.py:dataset=synthetic
   python -m imiad_jax.main --config=configs/table_logical.py:dataset=mvtec_loco \\
     --config.data_dir=<folder>
 
-GCAD, which sees the whole image, beside methods that see patches of it. Quick is one seed of the
-two logical categories of the drawn data set, without it three seeds; of any other data set all
-categories. The drawn data set is learnt with the embedded backbone and hyperparameters that a CPU
-can pay for, any other with those of each method's authors, for which take an accelerator;
-`backbone=efficientnet_lite0` overrides that.
+GCAD, which sees the whole image, beside methods that see patches of it, on the drawn products that
+come in variants: "logical" is the image AUROC of those whose two ends do not belong together,
+"damage" that of scratches, holes and the like. Of the data set `synthetic` the two assembled
+categories are taken, of any other all. Quick is one seed, without it three. Drawn data are learnt
+with the embedded backbone and hyperparameters that a CPU can pay for, any other with those of each
+method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
 
-It costs: quick about 15 minutes on two cores, the whole of the drawn data set an hour. Expect
-RD4AD and PaDiM in front of GCAD there, and GCAD in front of all others.
+It costs: TODO
 """
 
 from imiad_jax import config
@@ -21,12 +22,13 @@ METHODS = (
   *("cfa", "csflow", "efficientad", "fastflow", "gcad", "padim"),
   *("patchcore", "rd4ad", "simplenet", "spade", "stpm"),
 )
-LOGICAL = ("circuit", "tray")  # of the drawn data set
+ASSEMBLED = ("circuit", "tray")  # of the data set synthetic
 
 
 def get_config(arg: str | None = None):
   """Returns the config for "quick,dataset=,backbone=,methods=,seeds="."""
-  out = config.table(arg, METHODS, lambda m, b, _: [config.part(m, "unsupervised", b)])
+  variants = lambda m, b, _: [config.part(m, "unsupervised", b)]  # noqa: E731
+  out = config.table(arg, METHODS, variants, dataset="variants")
   if out.dataset == "synthetic":
-    out.categories = LOGICAL
+    out.categories = ASSEMBLED
   return out

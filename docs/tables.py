@@ -63,18 +63,18 @@ def drawn() -> tables.Table:
   return table
 
 
-def logical() -> tables.Table:
-  """Returns image AUROC of each method on the drawn products that are assembled.
+def logical(dataset: str, kinds: str) -> tables.Table:
+  """Returns image AUROC of each method on the categories of a data set that have logical kinds.
 
-  Of all defects, and means over the kinds that are damage and those that are wrong assembly.
+  Of all defects, and means over the kinds that are damage and over the others, which `kinds` names.
   """
   head = {
     "image_auroc": "image AUROC",
     "image_auroc_structural": "damage",
-    "image_auroc_logical": "wrong assembly",
+    "image_auroc_logical": kinds,
   }
   found: dict[str, list[names.Entry]] = {}
-  for e in names.entries(_every("unsupervised", "synthetic")):
+  for e in names.entries(_every("unsupervised", dataset)):
     if "image_auroc_logical" in e.values:
       found.setdefault(e.method, []).append(e)
   return [
@@ -264,7 +264,8 @@ def _every(name: str, dataset: str) -> list[Record]:
 TABLES: dict[str, Callable[[], tables.Table]] = {
   "mtd": lambda: beside_the_paper("mtd"),
   "drawn": drawn,
-  "logical": logical,
+  "logical": lambda: logical("synthetic", "wrong assembly"),
+  "variants": lambda: logical("variants", "mismatch"),
   "continual": continual,
   "few_shot": lambda: few_shot("synthetic"),
   "noisy_mtd": lambda: setting(_every("noisy", "mtd")),

@@ -9,7 +9,9 @@ from imiad_jax import cache, plugins
 from imiad_jax.errors import UserError
 
 SMALL = "efficientnet_lite0"
-"""The embedded backbone that tables of the drawn data set are made with."""
+"""The embedded backbone that tables of drawn data sets are made with."""
+
+_DRAWN = ("synthetic", "variants")
 
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
@@ -65,6 +67,11 @@ def part(
   return out
 
 
+def drawn(dataset: str) -> bool:
+  """Returns whether a data set, or the first of several, is drawn by this package."""
+  return dataset.split("+")[0] in _DRAWN
+
+
 def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Returns the config of parts on a data set, or several ("a+b").
 
@@ -100,6 +107,7 @@ def table(
   methods: Sequence[str],
   variants: Callable[[str, str, bool], list[ml_collections.ConfigDict]],
   quick: Sequence[str] = ("bottle", "woven"),
+  dataset: str = "synthetic",
 ) -> ml_collections.ConfigDict:
   """Returns the config of a table of the paper for "quick,dataset=,backbone=,methods=,seeds=".
 
@@ -107,14 +115,15 @@ def table(
     arg: what stands behind the config's colon; methods and seeds are joined by "+".
     methods: of the table.
     variants: (method, backbone, quick) -> what to run of a method, as `part` makes it.
-    quick: categories of the drawn data set that are enough for a first look, with one seed.
+    quick: categories of the drawn data set that are enough for a first look, with one seed; of
+      `variants` both are.
+    dataset: of the table where none is given.
 
   Raises:
     UserError: a key or a name that does not exist, or seeds that are no numbers.
   """
-  given = parse(arg, quick="", dataset="synthetic", backbone="", methods="", seeds="")
-  drawn = given["dataset"].startswith("synthetic")
-  backbone = given["backbone"] or (SMALL if drawn else "paper")
+  given = parse(arg, quick="", dataset=dataset, backbone="", methods="", seeds="")
+  backbone = given["backbone"] or (SMALL if drawn(given["dataset"]) else "paper")
   chosen = given["methods"].split("+") if given["methods"] else methods
   for method in chosen:
     plugins.check("method of this table", method, methods)
@@ -124,6 +133,6 @@ def table(
   if not all(seed.isdecimal() for seed in seeds.split("+")):
     raise UserError(f'The seeds "{seeds}" should be whole numbers joined by "+", such as 0+1+2.')
   out.seeds = tuple(map(int, seeds.split("+")))
-  if given["quick"] and drawn:
+  if given["quick"] and given["dataset"].startswith("synthetic"):
     out.categories = tuple(quick)
   return out

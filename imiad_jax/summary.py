@@ -1,7 +1,7 @@
 """Records in short: a table for each data set and setting, a line for each method and variant."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -18,7 +18,8 @@ def of(rs: Iterable[Record]) -> list[tuple[str, Table]]:
   A variant is a value of the setting's own parameters, of which those that vary are columns, or of
   a method's hyperparameters, of which those that vary stand beside its name. The metrics are means
   over categories after the last task, with the spread over seeds. Where anomalies were told, "seen"
-  and "unseen" are the image AUROC of the kinds of defect that were and were not among them. "s" is
+  and "unseen" are the image AUROC of the kinds of defect that were and were not among them; else,
+  where kinds are of tables.LOGICAL, "logical" and "damage" are that of these and of others. "s" is
   what a run took to learn and to score, without the features that runs share, on average; "GB" the
   most memory that one took, and "MB", where it was measured, what scoring reads of the State.
   """
@@ -62,15 +63,15 @@ def _variants(rs: list[Record]) -> Table:
   used = [m for m in tables.METRICS if any(m in row for r in rs for row in r["rows"])]
   continual = any(row["learnt"] for r in rs for row in r["rows"])
   head = ["method", *varies, *(tables.SHORT[m] for m in used)]
-  told = any("told" in task for r in rs for task in r.get("selection", {}).values())
+  apart = _apart(rs)
   measured = any(r.get("efficiency") for r in rs)
-  head += ["seen", "unseen"] * told
+  head += apart
   head += [f"FM {tables.SHORT[m]}" for m in used if continual] + ["s", "GB"] + ["MB"] * measured
   table = [head]
   for label in sorted(lines, key=_order):
     group = lines[label]
     row = [*label, *(tables.cell(_per_seed(group, m)) for m in used)]
-    row += [tables.cell(_of_kinds(group, seen)) for seen in (True, False) if told]
+    row += [tables.cell(_of_kinds(group, kinds)) for kinds in apart.values()]
     row += [tables.cell(_lost(group, m)) for m in used if continual] + _cost(group)
     table.append(row + [_megabytes(group)] * measured)
   return table
@@ -106,16 +107,33 @@ def _per_seed(rs: list[Record], metric: str) -> list[float]:
   return [float(np.mean(v)) for v in found.values() if v]
 
 
-def _of_kinds(rs: list[Record], seen: bool) -> list[float]:
-  """Returns for each seed the mean image AUROC of kinds of defect that were told, or were not.
+def _apart(rs: list[Record]) -> dict[str, Callable[[Record, str], bool]]:
+  """Returns by its name each part of the kinds of defect that is told of apart, if any is."""
+  if any("told" in task for r in rs for task in r.get("selection", {}).values()):
+    return {"seen": _told, "unseen": lambda r, kind: not _told(r, kind)}
+  met = {kind for r in rs for row in r["rows"] for kind in row.get("kinds", ())}
+  if met.isdisjoint(tables.LOGICAL):
+    return {}
+  return {
+    "logical": lambda _, kind: kind in tables.LOGICAL,
+    "damage": lambda _, kind: kind not in tables.LOGICAL,
+  }
+
+
+def _told(r: Record, kind: str) -> bool:
+  return any(kind in task.get("told", ()) for task in r["selection"].values())
+
+
+def _of_kinds(rs: list[Record], chosen: Callable[[Record, str], bool]) -> list[float]:
+  """Returns for each seed the mean image AUROC of some kinds of defect, after the last task.
 
   Kinds of a category weigh the same, and so do categories.
   """
   found: dict[int, list[float]] = defaultdict(list)
   for r in rs:
-    told = {kind for task in r["selection"].values() for kind in task.get("told", ())}
-    for row in r["rows"]:
-      kinds = [v["auroc"] for k, v in row.get("kinds", {}).items() if (k in told) == seen]
+    last = max(row["learnt"] for row in r["rows"])
+    for row in (row for row in r["rows"] if row["learnt"] == last):
+      kinds = [v["auroc"] for k, v in row.get("kinds", {}).items() if chosen(r, k)]
       found[r["run"]["seed"]] += [float(np.mean(kinds))] if kinds else []
   return [float(np.mean(v)) for v in found.values() if v]
 

@@ -24,6 +24,9 @@ SHORT = {"image_auroc": "I-AUROC", "image_ap": "I-AP", "image_f1max": "I-F1"} | 
   "spro@0.05": "sPRO@.05",
 }
 
+LOGICAL = ("logical_anomalies", "missing", "extra", "swapped", "mismatch")
+"""Kinds of defect of which every part looks good: MVTec LOCO's, and those of drawn data sets."""
+
 Table = list[list[str]]  # the first row is the head
 
 

@@ -23,8 +23,7 @@ def test_a_table_is_run_as_it_says_and_quick_is_less(name):
   assert f"python -m imiad_jax.main --config=configs/{name}.py:quick" in str(table.__doc__)
   whole, quick = table.get_config(None), table.get_config("quick")
   assert whole.seeds == (0, 1, 2) and quick.seeds == (0,)
-  every = ("circuit", "tray") if name == "table_logical" else ("all",)
-  assert whole.categories == every and len(quick.categories) <= 3
+  assert whole.categories == ("all",) and len(quick.categories) <= 3
   assert len(parts(quick)) <= len(parts(whole))
   for part in {part.method: part for part in parts(quick)}.values():
     training.check(training.build(part.method, part.method_kw.to_dict()))
@@ -44,6 +43,13 @@ def test_the_unsupervised_table_has_the_papers_methods_and_three_more():
   paper |= {"padim", "patchcore", "rd4ad", "spade", "stpm"}
   found = [part.method for part in table.get_config(None).parts]
   assert sorted(found) == sorted(paper | {"efficientad", "simplenet", "softpatch"})
+
+
+def test_the_logical_table_is_of_products_whose_parts_must_belong_together():
+  table = importlib.import_module("configs.table_logical")
+  assert table.get_config(None).dataset == "variants"
+  assert table.get_config("quick,dataset=synthetic").categories == ("circuit", "tray")
+  assert "gcad" in [part.method for part in table.get_config("quick").parts]
 
 
 def test_the_few_shot_table_has_each_number_of_images_alone_and_with_views():

@@ -16,7 +16,10 @@ from imiad_jax.datasets import common
 from imiad_jax.datasets.common import Example, pictures
 from imiad_jax.datasets.mtd import split
 from imiad_jax.datasets.synthetic import defects
+from imiad_jax.datasets.synthetic.synthetic_dataset_builder import OBJECTS
 from imiad_jax.datasets.synthetic.synthetic_dataset_builder import Builder as Synthetic
+from imiad_jax.datasets.variants import objects as variants
+from imiad_jax.datasets.variants.variants_dataset_builder import Builder as Variants
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -24,6 +27,7 @@ from imiad_jax.errors import UserError
 from tests import layouts
 
 SIX = ("bottle", "capsule", "circuit", "plate", "tray", "woven")
+KITS = {**OBJECTS, **variants.OBJECTS}
 CRACK = "MT_Crack/Imgs"
 
 
@@ -65,30 +69,57 @@ def test_synthetic_lists_what_its_readme_says():
     logical = category in ("circuit", "tray")
     assert kinds[category, "train", "good"] == 60
     assert kinds[category, "test", "good"] == 20
-    assert len(defects.defects(category)) == (8 if logical else 5)
-    assert all(kinds[category, "test", kind] == 5 for kind in defects.defects(category))
+    assert len(defects.kinds(OBJECTS[category])) == (8 if logical else 5)
+    assert all(kinds[category, "test", kind] == 5 for kind in defects.kinds(OBJECTS[category]))
 
 
-@pytest.mark.parametrize("category", SIX)
+def test_variants_lists_what_its_readme_says():
+  kinds = Counter((e.category, e.split, e.kind) for e in Variants.examples(None))
+  damage = dict.fromkeys(("bend", "crack", "hole", "scratch", "stain"), 5)
+  tested = {"good": 40, "mismatch": 40} | damage
+  for category in ("pair", "panel"):
+    assert kinds.pop((category, "train", "good")) == 60
+    assert {kind: kinds.pop((category, "test", kind)) for kind in tested} == tested
+  assert not kinds
+
+
+@pytest.mark.parametrize("category", sorted(variants.OBJECTS))
+def test_a_mismatch_changes_one_end_to_what_it_is_in_another_variant(category):
+  kit, rng = variants.OBJECTS[category], np.random.default_rng(0)
+  ends = {"pair": lambda p: (p.parts[0].kind, p.parts[-1].kind)}.get(
+    category, lambda p: (p.looks["lit"], p.looks["lever"])
+  )
+  plans = [kit.plan(rng) for _ in range(60)]
+  good = {ends(p) for p in plans}
+  assert len(good) == 3
+  for p in plans:
+    left, right = ends(variants.mismatch(rng, p))
+    assert (left, right) not in good
+    assert left in {a for a, _ in good} and right in {b for _, b in good}
+    assert sum(a != b for a, b in zip(ends(p), (left, right), strict=True)) == 1
+
+
+@pytest.mark.parametrize("category", sorted(KITS))
 def test_same_seed_same_bytes(category):
   def draw() -> list[str]:
     defects.picture.cache_clear()
-    rows = [e for e in Synthetic.examples(None) if e.category == category][58:82:6]
+    listed = [*Synthetic.examples(None), *Variants.examples(None)]
+    rows = [e for e in listed if e.category == category][58:82:6]
     return [hashlib.sha256(e.image()).hexdigest() for e in rows]
 
   first = draw()
   assert first == draw()
   assert len(set(first)) == len(first)
   assert not np.array_equal(
-    defects.picture(category, "train", "good", 0)[0],
-    defects.picture(category, "train", "good", 0, seed=1)[0],
+    defects.picture(KITS[category], category, "train", "good", 0)[0],
+    defects.picture(KITS[category], category, "train", "good", 0, seed=1)[0],
   )
 
 
-@pytest.mark.parametrize("category", SIX)
+@pytest.mark.parametrize("category", sorted(KITS))
 def test_mask_is_exactly_what_the_defect_changed(category):
-  for kind in defects.defects(category):
-    image, mask, good = defects.picture(category, "test", kind, 0)
+  for kind in defects.kinds(KITS[category]):
+    image, mask, good = defects.picture(KITS[category], category, "test", kind, 0)
     change = np.abs(image.astype(int) - good).max(axis=-1)
     assert image.shape == (256, 256, 3) and image.dtype == np.uint8
     assert (mask == (change >= defects.LEAST)).all()
@@ -97,15 +128,15 @@ def test_mask_is_exactly_what_the_defect_changed(category):
 
 @pytest.mark.parametrize("category", ["bottle", "capsule"])
 def test_defects_lie_on_the_object(category):
-  for kind in defects.defects(category):
+  for kind in defects.kinds(OBJECTS[category]):
     for number in range(3):
-      _, mask, _ = defects.picture(category, "test", kind, number)
+      _, mask, _ = defects.picture(OBJECTS[category], category, "test", kind, number)
       assert depth(category, kind, number)[mask].min() > -1  # the blur carries a pixel further
 
 
 def depth(category: str, kind: str, number: int) -> np.ndarray:
   pose, plan, *_ = defects.chances(category, "test", kind, number, 0)
-  kit = defects.OBJECTS[category]
+  kit = OBJECTS[category]
   return kit.paint(kit.pose(pose), kit.plan(plan)).depth
 
 

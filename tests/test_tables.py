@@ -299,3 +299,12 @@ def test_summary_tells_seen_from_unseen_kinds_where_anomalies_were_told():
   ((_, table),) = summary.of([told])
   assert table[0][1:4] == ["I-AUROC", "seen", "unseen"]
   assert table[1][1:4] == ["0.700", "0.900", "0.500"]
+
+
+def test_summary_tells_logical_kinds_from_damage_after_the_last_task():
+  kinds = {"mismatch": {"auroc": 0.9}, "hole": {"auroc": 0.6}, "stain": {"auroc": 0.4}}
+  lower = {kind: {"auroc": 0.1} for kind in kinds}
+  rows = [row("a", 0, image_auroc=0.7, kinds=lower), row("a", 1, image_auroc=0.7, kinds=kinds)]
+  ((_, table),) = summary.of([record([*rows, row("b", 1, image_auroc=0.7)], ("a", "b"))])
+  assert table[0][1:4] == ["I-AUROC", "logical", "damage"]
+  assert table[1][1:4] == ["0.700", "0.900", "0.500"]

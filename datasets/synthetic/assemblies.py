@@ -1,6 +1,10 @@
-"""The two categories that are put together from parts: a printed circuit and a sorting tray."""
+"""The two categories that are put together from parts: a printed circuit and a sorting tray.
+
+Each may be put together wrongly: a part missing, one too many, or two exchanged.
+"""
 
 import itertools
+from typing import Any
 
 import numpy as np
 from imiad_jax.datasets.synthetic import parts  # pyright: ignore[reportMissingImports]
@@ -113,30 +117,63 @@ def plan_tray(rng: Rng) -> Plan:
 
   full = tuple(put(kind, row, column) for row, kind in enumerate(ROWS) for column in range(3))
   empty = tuple(put(kind, row, 3) for row, kind in enumerate(ROWS))
-  looks = {
+  return Plan(mould(rng), full, empty)
+
+
+def mould(rng: Rng) -> dict[str, Any]:
+  """Returns how a piece of moulded plastic looks."""
+  return {
     "skin": noise(rng, 128, 128) * np.float32(0.03) + noise(rng, 5, 5) * np.float32(0.06),
     "blue": rng.uniform(-0.02, 0.02),
     "wear": rng.uniform(0.8, 1.1),
   }
-  return Plan(looks, full, empty)
+
+
+def moulded(looks: dict[str, Any], d: np.ndarray) -> np.ndarray:
+  """Returns the canvas of a piece of plastic with recesses, from the distance [h,w] to them."""
+  light = (1 + looks["skin"]) * np.float32(looks["wear"])
+  canvas = colours((0.40, 0.42, 0.44 + looks["blue"]), light)
+  canvas *= bevel(-d - 1, 5, 1.2)
+  blend(canvas, ALL, inside(d, 4), colours((0.27, 0.29, 0.31 + looks["blue"]), light))
+  return canvas
 
 
 def paint_tray(f: Frame, plan: Plan) -> Scene:
   """Draws a moulded tray of sixteen pockets and what lies in them."""
-  k = plan.looks
-  canvas = colours((0.40, 0.42, 0.44 + k["blue"]), (1 + k["skin"]) * np.float32(k["wear"]))
   x = f.x - PITCH * (np.clip(np.floor(f.x * np.float32(1 / PITCH)), -2, 1) + np.float32(0.5))
   y = f.y - PITCH * (np.clip(np.floor(f.y * np.float32(1 / PITCH)), -2, 1) + np.float32(0.5))
-  d = box(x, y, 24, 24, 6)
-  canvas *= bevel(-d - 1, 5, 1.2)
-  floor = colours((0.27, 0.29, 0.31 + k["blue"]), (1 + k["skin"]) * np.float32(k["wear"]))
-  blend(canvas, ALL, inside(d, 4), floor)
+  canvas = moulded(plan.looks, box(x, y, 24, 24, 6))
   for part in plan.parts:
     parts.draw(canvas, f, part)
   return Scene(canvas, whole())
 
 
+def missing(rng: Rng, plan: Plan) -> Plan:
+  """Leaves one part out."""
+  gone = int(rng.integers(len(plan.parts)))
+  return plan._replace(parts=plan.parts[:gone] + plan.parts[gone + 1 :])
+
+
+def extra(rng: Rng, plan: Plan) -> Plan:
+  """Adds a part where none belongs."""
+  return plan._replace(parts=(*plan.parts, plan.free[int(rng.integers(len(plan.free)))]))
+
+
+def swapped(rng: Rng, plan: Plan) -> Plan:
+  """Exchanges two parts of different kinds; the big ones of a board stay."""
+  kinds = [p.kind for p in plan.parts]
+  small = [i for i, kind in enumerate(kinds) if kind not in ("mcu", "chip")]
+  a = small[int(rng.integers(len(small)))]
+  others = [i for i in small if kinds[i] != kinds[a]]
+  b = others[int(rng.integers(len(others)))]
+  new = list(plan.parts)
+  new[a] = plan.parts[a]._replace(kind=kinds[b])
+  new[b] = plan.parts[b]._replace(kind=kinds[a])
+  return plan._replace(parts=tuple(new))
+
+
+MISTAKES = (extra, missing, swapped)
 ASSEMBLIES: dict[str, Category] = {
-  "circuit": Category(upright(0.025, 0.03, 5), plan_circuit, paint_circuit),
-  "tray": Category(upright(0.025, 0.03, 5), plan_tray, paint_tray),
+  "circuit": Category(upright(0.025, 0.03, 5), plan_circuit, paint_circuit, MISTAKES),
+  "tray": Category(upright(0.025, 0.03, 5), plan_tray, paint_tray, MISTAKES),
 }

@@ -1,4 +1,4 @@
-"""Defects: five kinds of damage on any object, three kinds of wrong assembly, and their masks.
+"""Defects: five kinds of damage on any object, an object's own kinds of mistake, and their masks.
 
 Every defective picture is drawn twice, without and with its defect, under the same light and the
 same grain. The mask is where the two differ, so it is exact whatever the defect does.
@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 from imiad_jax.datasets.synthetic import draw  # pyright: ignore[reportMissingImports]
-from imiad_jax.datasets.synthetic.assemblies import ASSEMBLIES  # pyright: ignore[reportMissingImports]
-from imiad_jax.datasets.synthetic.categories import CATEGORIES, Category, Plan, Rng, Scene  # pyright: ignore[reportMissingImports]
+from imiad_jax.datasets.synthetic.categories import Category, Plan, Rng, Scene  # pyright: ignore[reportMissingImports]
 from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissingImports]
   SIZE,
   Frame,
@@ -27,7 +26,6 @@ from imiad_jax.datasets.synthetic.draw import (  # pyright: ignore[reportMissing
   smooth,
 )
 
-OBJECTS: dict[str, Category] = {**CATEGORIES, **ASSEMBLIES}
 LEAST = 4  # a pixel belongs to the mask when a channel changes by this much, of 255
 AREA = (0.0005, 0.15)  # of the picture; a defect outside is drawn anew
 Spot = tuple[Real, Real]  # x, y in the picture
@@ -153,54 +151,26 @@ def bend(rng: Rng, f: Frame, depth: np.ndarray) -> Frame:
   return draw.bent(f, px, py, radius, (c * amount, s * amount))
 
 
-def missing(rng: Rng, plan: Plan) -> Plan:
-  """Leaves one part out."""
-  gone = int(rng.integers(len(plan.parts)))
-  return plan._replace(parts=plan.parts[:gone] + plan.parts[gone + 1 :])
-
-
-def extra(rng: Rng, plan: Plan) -> Plan:
-  """Adds a part where none belongs."""
-  return plan._replace(parts=(*plan.parts, plan.free[int(rng.integers(len(plan.free)))]))
-
-
-def swapped(rng: Rng, plan: Plan) -> Plan:
-  """Exchanges two parts of different kinds; the big ones of a board stay."""
-  kinds = [p.kind for p in plan.parts]
-  small = [i for i, kind in enumerate(kinds) if kind not in ("mcu", "chip")]
-  a = small[int(rng.integers(len(small)))]
-  others = [i for i in small if kinds[i] != kinds[a]]
-  b = others[int(rng.integers(len(others)))]
-  new = list(plan.parts)
-  new[a] = plan.parts[a]._replace(kind=kinds[b])
-  new[b] = plan.parts[b]._replace(kind=kinds[a])
-  return plan._replace(parts=tuple(new))
-
-
 DAMAGE: dict[str, Callable[[Rng, np.ndarray, np.ndarray], None]] = {
   "crack": crack,
   "hole": hole,
   "scratch": scratch,
   "stain": stain,
 }
-MISTAKES: dict[str, Callable[[Rng, Plan], Plan]] = {
-  "extra": extra,
-  "missing": missing,
-  "swapped": swapped,
-}
 
 
-def defects(category: str) -> list[str]:
-  """Returns the kinds of defect that a category has, sorted."""
-  return sorted([*DAMAGE, "bend", *(MISTAKES if category in ASSEMBLIES else ())])
+def kinds(kit: Category) -> list[str]:
+  """Returns the kinds of defect that an object has, sorted."""
+  return sorted([*DAMAGE, "bend", *(mistake.__name__ for mistake in kit.mistakes)])
 
 
 def _with(rng: Rng, kind: str, category: Category, f: Frame, plan: Plan, scene: Scene):
   """Returns the canvas of the same piece with a defect."""
   if kind == "bend":
     return category.paint(bend(rng, f, scene.depth), plan).canvas
-  if kind in MISTAKES:
-    return category.paint(f, MISTAKES[kind](rng, plan)).canvas
+  for mistake in category.mistakes:
+    if kind == mistake.__name__:
+      return category.paint(f, mistake(rng, plan)).canvas
   canvas = scene.canvas.copy()
   DAMAGE[kind](rng, canvas, scene.depth)
   return canvas
@@ -213,10 +183,9 @@ def chances(category: str, split: str, kind: str, number: int, seed: int) -> lis
 
 
 @functools.lru_cache(maxsize=2)
-def picture(category: str, split: str, kind: str, number: int, seed: int = 0):
+def picture(kit: Category, category: str, split: str, kind: str, number: int, seed: int = 0):
   """Draws one example: (image [h,w,3] uint8, mask [h,w] bool, the same piece without defect)."""
   for_pose, for_plan, for_camera, for_defect = chances(category, split, kind, number, seed)
-  kit = OBJECTS[category]
   f, plan, camera = kit.pose(for_pose), kit.plan(for_plan), draw.camera(for_camera)
   scene = kit.paint(f, plan)
   good = draw.expose(scene.canvas, camera)

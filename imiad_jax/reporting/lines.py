@@ -17,9 +17,6 @@ from jaxtyping import Float
 from imiad_jax import metrics, plugins, tables
 from imiad_jax.records import Record
 
-LOGICAL = ("logical_anomalies", "missing", "extra", "swapped")
-"""Kinds of defect of which every part looks good: MVTec LOCO's, and the drawn data set's."""
-
 
 class Entry(NamedTuple):
   """What a run measured of one category after its last task."""
@@ -197,7 +194,7 @@ def _values(record: Record) -> dict[str, dict[str, float]]:
   "fm_*"                      forgetting; its mean over categories is what IM-IAD prints, where the
                               last task counts as 0
   "image_auroc_logical", "image_auroc_structural", "image_auroc_mean"
-                              where there are LOGICAL kinds: means over kinds, and their mean
+                              where kinds are of tables.LOGICAL: means over kinds, and their mean
   """
   rows = record["rows"]
   last = max(row["learnt"] for row in rows)
@@ -218,8 +215,8 @@ def _values(record: Record) -> dict[str, dict[str, float]]:
 
 def _by_kind(kinds: dict[str, dict[str, float]]) -> dict[str, float]:
   """Returns the image AUROC of logical and of structural kinds, where there are both."""
-  logical = [v["auroc"] for k, v in kinds.items() if k in LOGICAL]
-  structural = [v["auroc"] for k, v in kinds.items() if k not in LOGICAL]
+  logical = [v["auroc"] for k, v in kinds.items() if k in tables.LOGICAL]
+  structural = [v["auroc"] for k, v in kinds.items() if k not in tables.LOGICAL]
   if not logical or not structural:
     return {}
   found = float(np.mean(logical)), float(np.mean(structural))
