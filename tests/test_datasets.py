@@ -86,14 +86,17 @@ def test_variants_lists_what_its_readme_says():
 @pytest.mark.parametrize("category", sorted(variants.OBJECTS))
 def test_a_mismatch_changes_one_end_to_what_it_is_in_another_variant(category):
   kit, rng = variants.OBJECTS[category], np.random.default_rng(0)
-  ends = {"pair": lambda p: (p.parts[0].kind, p.parts[-1].kind)}.get(
-    category, lambda p: (p.looks["lit"], p.looks["lever"])
-  )
+  mismatch = dict(kit.mistakes)["mismatch"]
+
+  def ends(plan):
+    looks, parts = plan.looks, plan.parts
+    return (parts[0].kind, parts[-1].kind) if parts else (looks["lit"], looks["lever"])
+
   plans = [kit.plan(rng) for _ in range(60)]
   good = {ends(p) for p in plans}
   assert len(good) == 3
   for p in plans:
-    left, right = ends(variants.mismatch(rng, p))
+    left, right = ends(mismatch(rng, p))
     assert (left, right) not in good
     assert left in {a for a, _ in good} and right in {b for _, b in good}
     assert sum(a != b for a, b in zip(ends(p), (left, right), strict=True)) == 1

@@ -172,7 +172,7 @@ def swapped(rng: Rng, plan: Plan) -> Plan:
   return plan._replace(parts=tuple(new))
 
 
-MISTAKES = (extra, missing, swapped)
+MISTAKES = (("extra", extra), ("missing", missing), ("swapped", swapped))
 ASSEMBLIES: dict[str, Category] = {
   "circuit": Category(upright(0.025, 0.03, 5), plan_circuit, paint_circuit, MISTAKES),
   "tray": Category(upright(0.025, 0.03, 5), plan_tray, paint_tray, MISTAKES),

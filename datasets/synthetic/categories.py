@@ -61,7 +61,7 @@ class Category(NamedTuple):
   pose: Callable[[Rng], Frame]
   plan: Callable[[Rng], Plan]
   paint: Callable[[Frame, Plan], Scene]
-  mistakes: tuple[Callable[[Rng, Plan], Plan], ...] = ()  # each is a kind of defect, by its name
+  mistakes: tuple[tuple[str, Callable[[Rng, Plan], Plan]], ...] = ()  # kinds of defect of its own
 
 
 def upright(turn: Real, zoom: Real, shift: Real) -> Callable[[Rng], Frame]:

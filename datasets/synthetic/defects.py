@@ -161,16 +161,16 @@ DAMAGE: dict[str, Callable[[Rng, np.ndarray, np.ndarray], None]] = {
 
 def kinds(kit: Category) -> list[str]:
   """Returns the kinds of defect that an object has, sorted."""
-  return sorted([*DAMAGE, "bend", *(mistake.__name__ for mistake in kit.mistakes)])
+  return sorted([*DAMAGE, "bend", *dict(kit.mistakes)])
 
 
 def _with(rng: Rng, kind: str, category: Category, f: Frame, plan: Plan, scene: Scene):
   """Returns the canvas of the same piece with a defect."""
   if kind == "bend":
     return category.paint(bend(rng, f, scene.depth), plan).canvas
-  for mistake in category.mistakes:
-    if kind == mistake.__name__:
-      return category.paint(f, mistake(rng, plan)).canvas
+  mistakes = dict(category.mistakes)
+  if kind in mistakes:
+    return category.paint(f, mistakes[kind](rng, plan)).canvas
   canvas = scene.canvas.copy()
   DAMAGE[kind](rng, canvas, scene.depth)
   return canvas

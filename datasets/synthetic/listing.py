@@ -39,7 +39,7 @@ def numbers(objects: Objects, amounts: Amounts) -> counts.Counts:
 
 def _parts(kit: Category, amounts: Amounts) -> list[tuple[str, str, int]]:
   """Returns (split, kind, how many), the good ones first."""
-  own = {mistake.__name__ for mistake in kit.mistakes}
+  own = dict(kit.mistakes)
   return [
     *(("train", "good", amounts.train), ("test", "good", amounts.test)),
     *(

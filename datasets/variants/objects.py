@@ -94,10 +94,13 @@ def _other(rng: Rng, mine: int) -> int:
   return (mine + 1 + int(rng.integers(2))) % 3
 
 
-def mismatch(rng: Rng, plan: Plan) -> Plan:
-  """Gives one end what it has in another variant: the parts of one side, or the lever's notch."""
-  if "lever" in plan.looks:
-    return plan._replace(looks=plan.looks | {"lever": _other(rng, plan.looks["lit"])})
+def lever_elsewhere(rng: Rng, plan: Plan) -> Plan:
+  """Puts the lever in a notch whose lamp is not lit."""
+  return plan._replace(looks=plan.looks | {"lever": _other(rng, plan.looks["lit"])})
+
+
+def other_parts(rng: Rng, plan: Plan) -> Plan:
+  """Puts the parts of another variant into one of the pockets."""
   pair = (plan.parts[0].kind, plan.parts[-1].kind)
   other, side = PAIRS[_other(rng, PAIRS.index(pair))], int(rng.integers(2))
   changed = (
@@ -107,6 +110,8 @@ def mismatch(rng: Rng, plan: Plan) -> Plan:
 
 
 OBJECTS: dict[str, Category] = {
-  "pair": Category(upright(0.025, 0.03, 5), plan_pair, paint_pair, (mismatch,)),
-  "panel": Category(upright(0.025, 0.03, 5), plan_panel, paint_panel, (mismatch,)),
+  "pair": Category(upright(0.025, 0.03, 5), plan_pair, paint_pair, (("mismatch", other_parts),)),
+  "panel": Category(
+    upright(0.025, 0.03, 5), plan_panel, paint_panel, (("mismatch", lever_elsewhere),)
+  ),
 }
