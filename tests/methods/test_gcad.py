@@ -168,4 +168,5 @@ def test_the_ablation_compares_every_branch():
   assert [p.method_kw.branch for p in parts] == list(gcad.BRANCHES)
   whole: Any = ablation.get_config()
   assert len(whole.parts) == len(gcad.BRANCHES) + len(ablation.LOCAL)
-  assert whole.categories == ("circuit", "tray")
+  assert whole.dataset == "variants" and whole.categories == ("all",)
+  assert ablation.get_config("dataset=synthetic").categories == ("circuit", "tray")
