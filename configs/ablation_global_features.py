@@ -4,8 +4,8 @@
 
 runs on the two drawn products whose parts must belong together, with a small pretrained network, in
 four and a half minutes on two cores. Expect bottleneck and attention, which see the whole image, to
-find mismatches, the flow a few of them, and all others none.
-The logical anomalies of MVTec LOCO with the methods' own hyperparameters are
+find mismatches, the flow a few of them, and all others none. The logical anomalies of MVTec LOCO
+with the methods' own hyperparameters are
 
   python -m imiad_jax.main --config=configs/ablation_global_features.py:dataset=mvtec_loco \\
     --config.data_dir=<folder>

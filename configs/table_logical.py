@@ -30,9 +30,14 @@ METHODS = (
 ASSEMBLED = ("circuit", "tray")  # of the data set synthetic
 
 
+def variants(method: str, backbone: str, quick: bool):
+  """Returns a method, unsupervised."""
+  del quick
+  return [config.part(method, "unsupervised", backbone)]
+
+
 def get_config(arg: str | None = None):
   """Returns the config for "quick,dataset=,backbone=,methods=,seeds="."""
-  variants = lambda m, b, _: [config.part(m, "unsupervised", b)]  # noqa: E731
   out = config.table(arg, METHODS, variants, dataset="variants")
   if out.dataset == "synthetic":
     out.categories = ASSEMBLED

@@ -11,8 +11,6 @@ from imiad_jax.errors import UserError
 SMALL = "efficientnet_lite0"
 """The embedded backbone that tables of drawn data sets are made with."""
 
-_DRAWN = ("synthetic", "variants")
-
 
 def parse(arg: str | None, **defaults: str) -> dict[str, str]:
   """Reads "key=value,key=value" over defaults; a key whose default is "" may stand alone.
@@ -68,8 +66,13 @@ def part(
 
 
 def drawn(dataset: str) -> bool:
-  """Returns whether a data set, or the first of several, is drawn by this package."""
-  return dataset.split("+")[0] in _DRAWN
+  """Returns whether a data set, or the first of several, is drawn: it needs no folder.
+
+  Raises:
+    UserError: there is no such data set.
+  """
+  builder = plugins.load("datasets", dataset.split("+")[0]).Builder
+  return not builder.MANUAL_DOWNLOAD_INSTRUCTIONS
 
 
 def make(dataset: str, *parts: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

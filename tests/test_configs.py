@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from imiad_jax import config as configs
 from imiad_jax import plans, plugins, training
 from imiad_jax.errors import UserError
 
@@ -50,6 +51,13 @@ def test_the_logical_table_is_of_products_whose_parts_must_belong_together():
   assert table.get_config(None).dataset == "variants"
   assert table.get_config("quick,dataset=synthetic").categories == ("circuit", "tray")
   assert "gcad" in [part.method for part in table.get_config("quick").parts]
+
+
+def test_what_needs_no_folder_is_drawn_and_learnt_with_the_small_backbone():
+  assert {n for n in plugins.names("datasets") if configs.drawn(n)} == {"synthetic", "variants"}
+  assert configs.drawn("synthetic+mtd") and not configs.drawn("mtd+synthetic")
+  with pytest.raises(UserError, match='Did you mean "variants"'):
+    configs.drawn("variant")
 
 
 def test_the_few_shot_table_has_each_number_of_images_alone_and_with_views():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imiad_jax import data, engine, plugins
+from imiad_jax import config, data, engine, plugins
 from imiad_jax.errors import UserError
 from imiad_jax.types import Index
 from tests import layouts
@@ -79,9 +79,7 @@ ALL = {"few_shot", "noisy", "fully_supervised"}
 DRAWN = dict.fromkeys(plugins.names("datasets"), ALL) | {"dagm": {"few_shot"}}
 
 
-@pytest.mark.parametrize(
-  "dataset", sorted({*plugins.names("datasets")} - {"synthetic", "variants"})
-)
+@pytest.mark.parametrize("dataset", [n for n in plugins.names("datasets") if not config.drawn(n)])
 def test_every_layout_goes_through_every_setting(dataset, tmp_path):
   root = layouts.write(dataset, tmp_path)
   index, _ = data.open(dataset, str(root), str(tmp_path / "prepared"))
