@@ -13,12 +13,11 @@ categories are taken, of any other all. Quick is one seed, without it three. Dra
 with the embedded backbone and hyperparameters that a CPU can pay for, any other with those of each
 method's authors, for which take an accelerator; `backbone=efficientnet_lite0` overrides that.
 
-It costs: the whole of the drawn products took 35 minutes on two cores (66 runs,
-`launch/local.py --workers=2`), quick is a third of these. Expect GCAD in front; the methods that
-compare patches at chance where parts are mismatched, for each of these is as it should be; and
-SPADE, whose score of an image is of one vector of all of it, not far behind GCAD. Of circuit and
-tray, where each part has its place, expect RD4AD and PaDiM in front of GCAD, and GCAD in front of
-all others.
+It costs, on two cores: quick 17 minutes, the whole of the drawn products 35 with `launch/local.py
+--workers=2` (66 runs). Expect GCAD in front; the methods that compare patches at chance where parts
+are mismatched, for each of these is as it should be; and SPADE, whose score of an image is of one
+vector of all of it, not far behind GCAD. Of circuit and tray, where each part has its place, expect
+RD4AD and PaDiM in front of GCAD, and GCAD in front of all others.
 """
 
 from imiad_jax import config
