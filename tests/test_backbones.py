@@ -154,7 +154,7 @@ def folded(params, stats, eps: float):
   """The parameters with bias of a network with batch norm, by the formula of batch norm."""
   if "kernel" not in params:
     return {name: folded(params[name], stats[name], eps) for name in params}
-  norm, seen = params["Norm_0"]["norm"], stats["Norm_0"]["norm"]
+  norm, seen = params["Norm_0"], stats["Norm_0"]
   scale = norm["scale"] / jnp.sqrt(seen["var"] + eps)
   return {"kernel": params["kernel"] * scale, "bias": norm["bias"] - seen["mean"] * scale}
 

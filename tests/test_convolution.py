@@ -9,14 +9,15 @@ from jax import lax
 from imiad_jax.heads import convolution
 
 
+@pytest.mark.parametrize("depth", [4, convolution._FEW + 1])
 @pytest.mark.parametrize(
   ("shape", "size", "stride", "padding"),
   [((6, 7), 3, 1, 1), ((7, 6), 3, 2, 1), ((8, 5), 5, 2, 0), ((6, 6), 1, 1, 0), ((9, 8), 4, 3, 2)],
 )
-def test_gradients_are_those_that_jax_derives(shape, size, stride, padding):
+def test_gradients_are_those_that_jax_derives(shape, size, stride, padding, depth):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.standard_normal((2, *shape, 3), np.float32))
-  kernel = jnp.asarray(rng.standard_normal((size, size, 3, 4), np.float32))
+  kernel = jnp.asarray(rng.standard_normal((size, size, 3, depth), np.float32))
 
   def plain(x, kernel):
     pads, strides = [(padding, padding)] * 2, (stride, stride)

@@ -47,7 +47,7 @@ def test_batch_norm_leaves_out_what_is_not_valid_and_remembers_the_rest():
   got, moved = Norm().apply(variables, x, valid, mutable=["batch_stats"])
   mean, var = x[:3].mean((0, 1, 2)), x[:3].var((0, 1, 2))
   np.testing.assert_allclose(got[:3], (x[:3] - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
-  stats = moved["batch_stats"]["norm"]
+  stats = moved["batch_stats"]
   np.testing.assert_allclose(stats["mean"], 0.1 * mean, rtol=1e-4)
   np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * var, rtol=1e-4)
   later = Norm().apply(variables | moved, x, None)

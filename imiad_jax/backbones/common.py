@@ -185,9 +185,9 @@ def _shifted_backward(stride: int, residuals: tuple[Array, Array], g: Array) -> 
   dx = _weigh(_taps(spread, size, 1), kernel[::-1, ::-1])
   products = tuple(tap * g for tap in _taps(jnp.pad(x, pads), size, stride))
   add = lambda a, b: tuple(p + q for p, q in zip(a, b, strict=True))  # noqa: E731
-  # Of each column first: one sum over all cells would have few numbers to work on side by side.
-  sums = lax.reduce(products, (zero,) * len(products), add, (0, 1))
-  return dx, jnp.stack([jnp.sum(columns, axis=0) for columns in sums]).reshape(kernel.shape)
+  # Of each row first: it lies together in memory, and there are many to work on side by side.
+  sums = lax.reduce(products, (zero,) * len(products), add, (0, 2))
+  return dx, jnp.stack([jnp.sum(rows, axis=0) for rows in sums]).reshape(kernel.shape)
 
 
 shifted.defvjp(_shifted_forward, _shifted_backward)

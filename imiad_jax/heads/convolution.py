@@ -15,6 +15,9 @@ from jaxtyping import Array, Float
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _NEAR = 1 << 20  # numbers that stay in caches; of more, gradients of kernels took far longer
+_FEW = (
+  16  # channels out up to which a kernel's gradient is faster as a convolution than as products
+)
 Kernel = Float[Array, "size size c d"]
 
 
@@ -114,16 +117,30 @@ def _to_kernel(x: Array, g: Array, size: int, stride: int, padding: int) -> Arra
   fewest = -(-(x.size + g.size) // _NEAR)
   parts = next(n for n in range(1, len(x) + 1) if len(x) % n == 0 and n >= min(fewest, len(x)))
   x, g = (a.reshape(parts, -1, *a.shape[1:]) for a in (x, g))
+  of_part = _convolved if g.shape[-1] <= _FEW else _multiplied
 
   def add(total: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-    return total + _of_part(*part, size, stride, padding), None
+    return total + of_part(*part, size, stride, padding), None
 
   zeros = jnp.zeros((size, size, x.shape[-1], g.shape[-1]), x.dtype)
   return lax.scan(add, zeros, (x, g))[0]
 
 
-def _of_part(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
-  """Returns the gradient of the kernel over some images.
+def _multiplied(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
+  """Returns the gradient of the kernel over some images: for each tap a product of matrices."""
+  x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  h, w = ((n - 1) * stride + 1 for n in g.shape[1:3])
+  taps = [
+    x[:, i : i + h : stride, j : j + w : stride].reshape(-1, x.shape[-1])
+    for i in range(size)
+    for j in range(size)
+  ]
+  found = [jnp.einsum("nc,nd->cd", tap, g.reshape(-1, g.shape[-1])) for tap in taps]
+  return jnp.stack(found).reshape(size, size, x.shape[-1], -1)
+
+
+def _convolved(x: Array, g: Array, size: int, stride: int, padding: int) -> Array:
+  """Is `_multiplied` as one convolution of x by g.
 
   As in `_to_input` the cells of x that lie `stride` apart are taken together, as channels.
   """

@@ -40,7 +40,7 @@ def begin(key: Array, net: nn.Module, *inputs: Any) -> Any:
   made, at = {}, 0
   for path, x in params.items():
     kernel = params.get((*path[:-1], "kernel"))
-    if path[-2] == "norm":
+    if (*path[:-1], "scale") in params:
       made[path] = jnp.full(x.shape, float(path[-1] == "scale"))
     else:
       fan_in = 1 if kernel is None else math.prod(kernel.shape[:3])

@@ -122,13 +122,11 @@ def test_scores_losses_and_gradients_are_those_of_the_original():
     "seen": conv("seen_head.scoring", 1, 512),
     "pasted": conv("pseudo_head.scoring", 1, 512),
     "mixed": conv("composite_head.conv.0", 512, 512, 3),
-    "norm": {
-      "norm": {"scale": theirs(f"{norm}.weight", (512,)), "bias": theirs(f"{norm}.bias", (512,))}
-    },
+    "norm": {"scale": theirs(f"{norm}.weight", (512,)), "bias": theirs(f"{norm}.bias", (512,))},
     "residual": conv("composite_head.scoring", 1, 512),
   }
   seen = {n: theirs(f"{norm}.running_{n}", (512,)) for n in ("mean", "var")}
-  statistics = {"norm": {"norm": seen}}
+  statistics = {"norm": seen}
   image = jnp.asarray(np.concatenate(seeded.images(((64, 64),) * 6)))
   grids = jax.jit(deviation.grids("resnet18", "layer4", 2))(backbone, image)
   mean, grids = [x[:2].mean(0) for x in grids], [x[2:] for x in grids]

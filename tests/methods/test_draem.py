@@ -44,7 +44,7 @@ def inputs():
 
 def theirs(net: str, path: tuple[str, ...]) -> str:
   """The name in the authors' code of one of our parameters or averages."""
-  block, layer = path[:2] if len(path) > 2 else (path[0], "conv0")
+  block, layer = path[:2] if path[0] != "out" else (path[0], "conv0")
   segment = "_segment" if net == "segment" else ""
   kind, place = re.fullmatch(r"([a-z]+?)(\d*)", block).groups()
   nth, norm = int(layer[-1]), layer.startswith("norm")
@@ -141,7 +141,7 @@ def test_losses_and_gradients_are_the_originals(stored):
   clean, pasted, _ = map(jnp.asarray, inputs())
   found = 1 - jnp.mean(draem.structural(pasted, clean))
   np.testing.assert_allclose(found, stored["loss/ssim_images"], rtol=1e-4)
-  mean = averages["restore"]["down0"]["norm0"]["norm"]["mean"]
+  mean = averages["restore"]["down0"]["norm0"]["mean"]
   mean = mean + bias_before("restore", ("down0", "norm0"), (4,))
   np.testing.assert_allclose(mean, stored["mean"], rtol=1e-4, atol=1e-6)
   for name, value in zip(("restored", "logits"), gradient, strict=True):
@@ -165,18 +165,18 @@ def test_networks_of_the_papers_widths_have_the_originals_weights(stored):
   ]:
     made = shaped(net, channels)["params"]
     ours = {k: x.size for k, x in traverse_util.flatten_dict(made).items()}
-    biases = sum(n for k, n in ours.items() if k[-2:] == ("norm", "bias"))  # as many before it
-    assert sum(ours.values()) + biases == stored[f"weights/{name}"]
+    scales = sum(n for k, n in ours.items() if k[-1] == "scale")  # as many biases before them
+    assert sum(ours.values()) + scales == stored[f"weights/{name}"]
 
 
 def test_first_values_are_the_authors():
   made = jax.jit(unet.begin, static_argnums=(1, 2))(jax.random.key(0), unet.Restorer(8), 3)
   block = made["params"]["down3"]
   assert 0.0195 < block["conv1"]["kernel"].std() < 0.0205
-  assert 0.01 < block["norm1"]["norm"]["scale"].std() < 0.03
-  assert not block["norm1"]["norm"]["bias"].any()
+  assert 0.01 < block["norm1"]["scale"].std() < 0.03
+  assert not block["norm1"]["bias"].any()
   assert 0 < np.abs(made["params"]["out"]["bias"]).max() * (9 * 8) ** 0.5 <= 1
-  assert (made["batch_stats"]["down3"]["norm1"]["norm"]["var"] == 1).all()
+  assert (made["batch_stats"]["down3"]["norm1"]["var"] == 1).all()
 
 
 def test_doubling_keeps_the_corners_and_what_is_linear():

@@ -150,7 +150,7 @@ def entries(variables, wide: bool):
       if kind == "params":
         yield f"{half}.{conv}.weight", at[ours], "kernel", ours.startswith("Transposed")
       for theirs, key in kinds[kind].items():
-        yield f"{half}.{norm}.{theirs}", at[normed]["norm"], key, False
+        yield f"{half}.{norm}.{theirs}", at[normed], key, False
 
 
 def to_torch(x, double: bool):
@@ -236,7 +236,7 @@ def test_numbers_are_those_of_the_original(name, monkeypatch):
           moved = np.abs(few(state.params, wide) - stored[f"{name}/moved"])
           assert moved.max() < 1e-5  # of steps up to 1e-2
     np.testing.assert_allclose(losses, stored[f"{name}/loss"], rtol=1e-6)
-    mean = state.statistics["bottleneck"]["Norm_0"]["norm"]["mean"]
+    mean = state.statistics["bottleneck"]["Norm_0"]["mean"]
     close(np.asarray(mean), "statistics", 1e-5)
 
 

@@ -119,10 +119,10 @@ def convolution(name: str, shape: tuple[int, ...]) -> jax.Array:
 
 def norm(name: str, like: Any) -> tuple[Any, Any]:
   def draw(kind: str) -> jax.Array:
-    return jnp.asarray(seeded.tensor(f"{name}.{kind}", like["norm"]["scale"].shape))
+    return jnp.asarray(seeded.tensor(f"{name}.{kind}", like["scale"].shape))
 
-  params = {"norm": {"scale": draw("weight"), "bias": draw("bias")}}
-  return params, {"norm": {"mean": draw("running_mean"), "var": draw("running_var")}}
+  params = {"scale": draw("weight"), "bias": draw("bias")}
+  return params, {"mean": draw("running_mean"), "var": draw("running_var")}
 
 
 def transformer(i: int, side: int, like: Any) -> tuple[Any, Any]:
@@ -160,7 +160,7 @@ def theirs(tree: dict[str, Any], sides: dict[str, int]) -> dict[str, Any]:
     for j, at in enumerate((0, 4)):
       out[f"stn{i}.conv.{at}.weight"] = tree[stage][f"conv{j}"]["kernel"]
       for kind, ours in (("weight", "scale"), ("bias", "bias")):
-        out[f"stn{i}.conv.{at + 1}.{kind}"] = tree[stage][f"norm{j}"]["norm"][ours]
+        out[f"stn{i}.conv.{at + 1}.{kind}"] = tree[stage][f"norm{j}"][ours]
     hidden = tree[stage]["hidden"]["kernel"].reshape(side, side, 16, 1024)
     out[f"stn{i}.fc.0.weight"] = hidden.transpose(3, 2, 0, 1).reshape(1024, -1)
     out[f"stn{i}.fc.0.bias"] = tree[stage]["hidden"]["bias"]
@@ -172,8 +172,8 @@ def theirs(tree: dict[str, Any], sides: dict[str, int]) -> dict[str, Any]:
       if key.startswith("conv"):
         out[f"{name}.conv{number}.weight"] = value["kernel"]
       else:
-        out[f"{name}.bn{number}.weight"] = value["norm"]["scale"]
-        out[f"{name}.bn{number}.bias"] = value["norm"]["bias"]
+        out[f"{name}.bn{number}.weight"] = value["scale"]
+        out[f"{name}.bn{number}.bias"] = value["bias"]
   return out
 
 

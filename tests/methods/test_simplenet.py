@@ -111,13 +111,13 @@ def weights():
       "kernel": linear(f"{body}.0", HIDDEN, DIM),
       "bias": vector(f"{body}.0.bias", HIDDEN),
     },
-    "norm": {"norm": norm},
+    "norm": norm,
     "last": {"kernel": linear("discriminator.tail", 1, HIDDEN)},
   }
   stats = {"mean": f"{body}.1.running_mean", "var": f"{body}.1.running_var"}
   return (
     {"adaptor": adaptor, "discriminator": discriminator},
-    {"norm": {"norm": {k: vector(name, HIDDEN) for k, name in stats.items()}}},
+    {"norm": {k: vector(name, HIDDEN) for k, name in stats.items()}},
   )
 
 
@@ -154,14 +154,14 @@ def test_two_steps_are_those_of_the_authors_code(monkeypatch):
     for i in range(2):
       noise = jnp.asarray(seeded.tensor(f"noise{i + 1}", (1, 2 * 8 * 8, DIM))).reshape(2, 8, 8, DIM)
       monkeypatch.setattr(jax.random, "normal", lambda *_, noise=noise: noise)
-      old = state.stats["norm"]["norm"]["var"]
+      old = state.stats["norm"]["var"]
       state, logs = m.update(state, told(i))
       close(logs["loss"], stored[f"{i}/loss"])
       adaptor, discriminator = state.params["adaptor"], state.params["discriminator"]
       close(adaptor["kernel"][0, 0].T, stored[f"{i}/adaptor.layers.0fc.weight"])
       body = f"{i}/discriminator.body.block1"
       close(discriminator["first"]["kernel"][0, 0].T, stored[f"{body}.0.weight"])
-      norm, moved = discriminator["norm"]["norm"], state.stats["norm"]["norm"]
+      norm, moved = discriminator["norm"], state.stats["norm"]
       close(norm["scale"], stored[f"{body}.1.weight"])
       close(norm["bias"], stored[f"{body}.1.bias"])
       close(discriminator["last"]["kernel"][0, 0].T, stored[f"{i}/discriminator.tail.weight"])
@@ -180,7 +180,7 @@ def test_two_steps_are_those_of_the_authors_code(monkeypatch):
           "adaptor": adaptor | {"bias": jnp.asarray(biases[0])},
           "discriminator": discriminator | {"first": first},
         },
-        stats={"norm": {"norm": moved | {"var": unbiased}}},
+        stats={"norm": moved | {"var": unbiased}},
       )
     scores = m.score(state, told(2))
     close(scores.image, stored["image"])

@@ -83,7 +83,7 @@ def entries(variables, layer: common.Layer):
     for kind in ("params", "batch_stats")
   )
   yield f"{layer.conv}.weight", params, "kernel"
-  norm, seen = params["Norm_0"]["norm"], stats["Norm_0"]["norm"]
+  norm, seen = params["Norm_0"], stats["Norm_0"]
   yield f"{layer.norm}.weight", norm, "scale"
   yield f"{layer.norm}.bias", norm, "bias"
   yield f"{layer.norm}.running_mean", seen, "mean"
