@@ -140,7 +140,7 @@ def _learn(
       continue  # the State that was restored is a later one
     else:
       began = time.perf_counter()
-      told = _told(built.method, store, list(tasks), most, seeds)
+      told = _told(built.method, store, list(tasks), parallel.room(most), seeds)
       fetch = time.perf_counter() - began
       if i and keys[i - 1]:  # what is remembered is not given away
         state = jax.tree.map(lambda x: x.copy(), state)

@@ -62,6 +62,15 @@ def bucket(n: int) -> int:
   return -(-n // step) * step
 
 
+def room(n: int) -> int:
+  """Rounds up a number of rows of arrays that are only gathered from, `bucket` or more.
+
+  Few rows get as much room as some more, so that settings of few and of many images share what is
+  compiled.
+  """
+  return max(96, bucket(n))
+
+
 def chunked(fn: Callable[[Any, Tree], Any], chunk: int) -> Callable[[Any, Tree], Any]:
   """Makes fn(fixed, rows) run over any number of rows, `chunk` rows a device at a time.
 

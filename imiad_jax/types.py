@@ -20,7 +20,7 @@ class Batch(NamedTuple):
   image: jax.Array  # [b,h,w,3] float32 in [0,1]; the backbone normalises
   label: jax.Array  # [b] int32: what the learner is told; -1 when scoring
   region: jax.Array  # [b,h,w] int32: k in the k-th defect; 0 where no masks are told, and in score
-  row: jax.Array  # [b] int32: place among the task's training rows; Spec.max_train for padding
+  row: jax.Array  # [b] int32: place among the training rows; Spec.max_train or more for padding
   epoch: jax.Array  # [] int32: passes over the task made before this one
   valid: jax.Array  # [b] bool
   features: dict[str, jax.Array]  # stage -> [b,h',w',c], of Method.stages, from the frozen backbone

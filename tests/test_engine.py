@@ -72,7 +72,7 @@ def test_every_training_row_is_learnt_once_an_epoch_and_nothing_else(monkeypatch
   assert len(seen) == 9  # three batches of four for ten rows, each epoch
   for image, row, valid, label in seen:
     np.testing.assert_allclose(image[valid], train[row[valid]], atol=1e-6)
-    assert (row[~valid] == parallel.bucket(10)).all() and (label[valid] == 0).all()
+    assert (row[~valid] == parallel.room(10)).all() and (label[valid] == 0).all()
   orders = [tuple(np.concatenate([r[v] for _, r, v, _ in seen[k : k + 3]])) for k in (0, 3, 6)]
   assert len(set(orders)) == 3  # shuffled anew
 
