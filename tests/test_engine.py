@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,14 @@ def test_every_training_row_is_learnt_once_an_epoch_and_nothing_else(monkeypatch
     assert (row[~valid] == parallel.room(10)).all() and (label[valid] == 0).all()
   orders = [tuple(np.concatenate([r[v] for _, r, v, _ in seen[k : k + 3]])) for k in (0, 3, 6)]
   assert len(set(orders)) == 3  # shuffled anew
+
+
+def test_tasks_of_few_and_of_more_images_share_what_is_compiled(monkeypatch):
+  spy(monkeypatch)
+  for train in (2, 10, 80):
+    run(pictures.Store(train=train))
+  epoch: Any = training.build("padim", {}).epoch
+  assert epoch._cache_size() == 1
 
 
 def test_a_marked_test_image_never_reaches_update(monkeypatch):
