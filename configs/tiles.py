@@ -18,7 +18,7 @@ from imiad_jax import config
 from imiad_jax.plugins import check
 
 EPOCHS = {
-  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "draem": 4},
+  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "draem": 8},
   **{"efficientad": 5, "fastflow": 6, "favae": 8, "rd4ad": 4, "simplenet": 8, "stpm": 5},
 }
 METHODS = {

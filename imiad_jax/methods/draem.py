@@ -32,10 +32,10 @@ from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
 VERSION = "1"
 SMALL = {  # two minutes on two CPU cores, which is far from what it needs
-  "size": 128,
+  "size": 64,
   "width": 8,
   "marks": 8,
-  "epochs": 40,
+  "epochs": 80,
   "lr": 2e-3,
   "sources": 128,
   "rotated": 0.0,
