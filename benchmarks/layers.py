@@ -2,8 +2,8 @@
 
   python benchmarks/layers.py
 
-What is timed is the gradient of a sum of squares by the input and the parameters, inside a compiled
-loop, as epochs are.
+What is timed is the gradient, by the input and the parameters, of the mean sine of what a layer
+gives, inside a compiled loop, as epochs are.
 """
 
 import statistics
@@ -41,7 +41,7 @@ def normalised(x: jax.Array, params: jax.Array) -> jax.Array:
 
 
 def of_flax(x: jax.Array, params: jax.Array) -> jax.Array:
-  """Returns what Flax's gives gives with a mask."""
+  """Returns what Flax's gives with a mask."""
   norm = nn.BatchNorm(use_running_average=False, momentum=0.9, use_fast_variance=False)
   variables = {"params": {"scale": params[0], "bias": params[1]}, "batch_stats": _statistics(x)}
   mask = _valid(x)[:, None, None, None]
@@ -64,7 +64,7 @@ def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def looped(layer: Layer) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-  """Returns the mean gradients of STEPS steps, each of a slightly other input."""
+  """Returns the sums of the gradients of STEPS steps, each of a slightly other input."""
   gradient = jax.grad(lambda x, params: jnp.mean(jnp.sin(layer(x, params))), (0, 1))
 
   @jax.jit

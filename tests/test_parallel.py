@@ -47,4 +47,4 @@ def test_a_step_keeps_the_rows_where_they_are():
 def test_buckets_hold_and_waste_at_most_a_quarter(n):
   assert n <= parallel.bucket(n) <= max(8, 1.25 * n + 1)
   assert parallel.bucket(parallel.bucket(n)) == parallel.bucket(n)
-  assert parallel.room(n) >= parallel.bucket(n) == parallel.room(max(n, 97)) or n < 97
+  assert parallel.room(n) == (parallel.room(1) if n <= 96 else parallel.bucket(n))
