@@ -122,7 +122,7 @@ def _learn(
   """
   seeds = [what.seed for what in whats]
   sizes = [len(t.train) * views.copies(t.view) for t in taught[0]]
-  most = parallel.bucket(max(sizes))
+  most = _most(built.method, max(sizes))
   start = functools.partial(training.start, built, most, len(sizes), seeds)
   keys = lessons.keys(whats, built.method, taught, most, jax.eval_shape(start))
   known = memory.recall(keys)
@@ -154,6 +154,15 @@ def _learn(
     if tasks[0].tests:
       yield i, state, spent
       spent = {}
+
+
+def _most(method: Method, n: int) -> int:
+  """Returns how many rows a State gets for tasks of n at most.
+
+  One that is learnt in several passes gets the same for few and for more, so that they share what
+  is compiled; one of a single pass is often a bank, of which each row costs at each score.
+  """
+  return parallel.bucket(n) if method.epochs == 1 else parallel.room(n)
 
 
 def _lesson(
@@ -218,7 +227,7 @@ def _told(
 ) -> Told:
   """Returns what the same task of each replica tells its learner, padded to `most` rows.
 
-  That is its images, their views and features, what is told of labels and, if it is, of masks.
+  That is its images, their views and features, and what is told of labels and of masks.
   """
   first = tasks[0]
   rows = [(t.train.tolist(), t.label.tolist()) for t in tasks]
@@ -241,8 +250,9 @@ def _arrays(method: Method, store: features.Store, task: Task, most: int, seed: 
     found = features.extract(features.backbone(method.backbone), method.stages, image)
   data = {"image": image, "features": found}
   data["label"] = np.tile(task.label, views.copies(task.view)).astype(np.int32)
-  if task.masks and method.supervised:
-    data["region"] = pixels.region.astype(np.int32)
+  if method.supervised:  # zeros where no masks are told: the same compiled function
+    region = pixels.region if task.masks else np.zeros(image.shape[:3])
+    data["region"] = region.astype(np.int32)
   return jax.tree.map(lambda x: parallel.pad(x, most), data)
 
 

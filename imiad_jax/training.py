@@ -84,15 +84,16 @@ def _build(name: str, kw: str, replicas: int) -> Built:
     def one(state: State, data: Data, rows: jax.Array) -> tuple[State, Logs]:
       most = len(data["image"])
 
-      def step(i: int | jax.Array, state: State) -> tuple[State, Logs]:
-        taken = jax.tree.map(lambda x: x[jnp.minimum(rows[i], most - 1)], data)
-        return learn(state, taken, rows[i], most, number)
+      @jax.jit  # so that it is traced once for the loop and for the shapes of its logs
+      def step(state: State, data: Data, row: jax.Array) -> tuple[State, Logs]:
+        taken = jax.tree.map(lambda x: x[jnp.minimum(row, most - 1)], data)
+        return learn(state, taken, row, most, number)
 
       def add(i: jax.Array, carry: tuple[State, Logs]) -> tuple[State, Logs]:
-        state, logs = step(i, carry[0])
+        state, logs = step(carry[0], data, rows[i])
         return state, jax.tree.map(jnp.add, carry[1], logs)
 
-      _, logs = jax.eval_shape(step, 0, state)
+      _, logs = jax.eval_shape(step, state, data, rows[0])
       zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), logs)
       state, total = jax.lax.fori_loop(0, steps, add, (state, zeros))
       return state, jax.tree.map(lambda x: x / steps, total)

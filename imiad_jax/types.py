@@ -38,7 +38,7 @@ class Spec(NamedTuple):
 
   image: tuple[int, int, int]  # (h, w, 3)
   features: tuple[tuple[str, tuple[int, ...]], ...]  # ((stage, (h', w', c)), ...)
-  max_train: int  # rows of the largest task, rounded up to a bucket
+  max_train: int  # rows of the largest task, rounded up
   num_tasks: int
 
   def shape(self, stage: str) -> tuple[int, ...]:

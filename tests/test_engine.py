@@ -25,7 +25,7 @@ SEEN = "imiad_jax.methods.padim"  # a module whose Model the tests replace
 
 
 def spy(
-  monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False, sized=False, **needs
+  monkeypatch, score=None, epochs=1, seen=None, update=None, supervised=False, shape=None, **needs
 ):
   """Replaces a method by one that adds up what it is given."""
 
@@ -41,7 +41,7 @@ def spy(
 
   def factory(**kw):
     del kw
-    init = lambda key, spec, pretrained: jnp.zeros(spec.num_tasks if sized else ())  # noqa: E731
+    init = lambda key, spec, pretrained: jnp.zeros(shape(spec) if shape else ())  # noqa: E731
     finish = lambda state: state  # noqa: E731
     functions = (init, update or add, finish, score or mean)
     return Method(*functions, "efficientnet_lite0", (), 16, 4, epochs, supervised, **needs)
@@ -82,6 +82,25 @@ def test_tasks_of_few_and_of_more_images_share_what_is_compiled(monkeypatch):
   spy(monkeypatch)
   for train in (2, 10, 80):
     run(pictures.Store(train=train))
+  epoch: Any = training.build("padim", {}).epoch
+  assert epoch._cache_size() == 1
+
+
+def test_so_do_those_whose_state_has_rows_where_there_are_several_passes(monkeypatch):
+  for epochs, compiled in ((1, 2), (2, 1)):
+    score = lambda state, batch: Scores(jnp.mean(batch.image, (1, 2, 3)), None)  # noqa: E731
+    spy(monkeypatch, score, epochs, shape=lambda spec: spec.max_train)
+    for train in (2, 10):
+      run(pictures.Store(train=train))
+    epoch: Any = training.build("padim", {}).epoch
+    assert epoch._cache_size() == compiled
+
+
+def test_a_supervised_method_shares_what_is_compiled_with_and_without_masks(monkeypatch):
+  spy(monkeypatch, supervised=True)
+  store = pictures.Store(bad=8)
+  for setting, kw in (("unsupervised", {}), ("fully_supervised", {"anomalies": 3})):
+    list(engine.run(Run("pictures", ("c0",), setting, kw, "padim", {}, 0), store))
   epoch: Any = training.build("padim", {}).epoch
   assert epoch._cache_size() == 1
 
@@ -285,7 +304,10 @@ def test_continual_begins_with_what_was_learnt_alone(monkeypatch):
 def test_what_is_told_of_labels_or_sized_by_tasks_is_learnt_anew(monkeypatch):
   seen, memory = [], Memory()
   spy(
-    monkeypatch, lambda state, batch: Scores(batch.image[:, 0, 0, 0], None), sized=True, seen=seen
+    monkeypatch,
+    lambda state, batch: Scores(batch.image[:, 0, 0, 0], None),
+    shape=lambda spec: spec.num_tasks,
+    seen=seen,
   )
   lines(memory, seen)
   assert lines(memory, seen, setting="continual", categories=("c0", "c1"))[0] == 6
