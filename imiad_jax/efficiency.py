@@ -5,6 +5,7 @@ resizing of images and their way to the device are left out, as are compilation 
 same on every machine is only what is counted, not what is timed.
 """
 
+import math
 import resource
 import statistics
 import sys
@@ -110,10 +111,7 @@ def _flops(compiled: Any) -> float:
 
 
 def _read(method: Method, state: State, size: int) -> int:
-  """Returns the bytes of those arrays of a State that scoring reads: jit leaves out the others.
-
-  0 where XLA does not tell.
-  """
+  """Returns the bytes of those arrays of a State that scoring reads: jit leaves out the others."""
   grids = features.shapes(features.backbone(method.backbone), method.stages, size)
 
   def score(state: State, value: jax.Array) -> Scores:
@@ -123,8 +121,10 @@ def _read(method: Method, state: State, size: int) -> int:
     }
     return method.score(state, training.untold(made))
 
-  found = jax.jit(score).lower(state, jnp.float32(0)).compile().memory_analysis()
-  return found.argument_size_in_bytes - 4 if found else 0  # the value has 4
+  program: Any = jax.jit(score).lower(state, jnp.float32(0)).compiler_ir("hlo")
+  given = program.program_shape().parameter_shapes()
+  sizes = (math.prod(x.dimensions()) * x.numpy_dtype().itemsize for x in given)
+  return sum(sizes) - 4  # the value has 4
 
 
 def _nbytes(x: jax.Array) -> int:
