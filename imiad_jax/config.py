@@ -118,8 +118,8 @@ def table(
     arg: what stands behind the config's colon; methods and seeds are joined by "+".
     methods: of the table.
     variants: (method, backbone, quick) -> what to run of a method, as `part` makes it.
-    quick: categories of the drawn data set that are enough for a first look, with one seed; of
-      `variants` both are.
+    quick: categories of the drawn data set, where it is the only one, that are enough for a first
+      look, with one seed; of any other all are.
     dataset: of the table where none is given.
 
   Raises:
@@ -136,6 +136,6 @@ def table(
   if not all(seed.isdecimal() for seed in seeds.split("+")):
     raise UserError(f'The seeds "{seeds}" should be whole numbers joined by "+", such as 0+1+2.')
   out.seeds = tuple(map(int, seeds.split("+")))
-  if given["quick"] and given["dataset"].startswith("synthetic"):
+  if given["quick"] and given["dataset"] == "synthetic":
     out.categories = tuple(quick)
   return out

@@ -53,6 +53,13 @@ def test_the_logical_table_is_of_products_whose_parts_must_belong_together():
   assert "gcad" in [part.method for part in table.get_config("quick").parts]
 
 
+def test_quick_leaves_out_no_data_set():
+  table = importlib.import_module("configs.table_continual")
+  assert table.get_config("quick").categories == ("bottle", "capsule", "woven")
+  mixed = table.get_config("quick,dataset=synthetic+mtd")
+  assert mixed.categories == ("all",) and mixed.seeds == (0,)
+
+
 def test_what_needs_no_folder_is_drawn_and_learnt_with_the_small_backbone():
   assert {n for n in plugins.names("datasets") if configs.drawn(n)} == {"synthetic", "variants"}
   assert configs.drawn("synthetic+mtd") and not configs.drawn("mtd+synthetic")
