@@ -11,12 +11,10 @@ two and with turned views) and the fully supervised one with ten anomalies told.
 refuses is said in a sentence and left out. `python -m imiad_jax.report` makes all of its figures
 from these lines. Quick is two categories of the drawn data set and one seed, and two shots and
 turned views for the methods of Table IX alone; without it all six categories and three seeds.
-Quick's 268 runs and their report took 1 h 43 min on two cores before STPM and SemiREST had larger
-images (benchmarks/README.md); 114 of them, of ten methods that do not train a network on images,
-562 s. The drawn data set is learnt with the embedded backbone and
-hyperparameters that a CPU can pay for, but for the authors' ratio of banks of few images; any other
-with those of each method's authors, for which take an accelerator; `backbone=efficientnet_lite0`
-overrides that.
+Quick's 268 runs and their report took 1 h 58 min on two cores (benchmarks/README.md). The drawn
+data set is learnt with the embedded backbone and hyperparameters that a CPU can pay for, but for
+the authors' ratio of banks of few images; any other with those of each method's authors, for which
+take an accelerator; `backbone=efficientnet_lite0` overrides that.
 """
 
 from imiad_jax import config, plugins
