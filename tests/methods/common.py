@@ -15,6 +15,7 @@ import pytest
 from imiad_jax import features, plugins, training
 from imiad_jax.errors import UserError
 from imiad_jax.types import Batch, Spec
+from tests.parity import seeded
 
 SIZE = 32
 
@@ -69,6 +70,27 @@ def batch(name: str, rows, valid=None, label=None, seed=0) -> Batch:
   region[:, middle, middle] = told[:, None, None]
   row = np.where(valid, rows, spec(name).max_train).astype(np.int32)
   return Batch(*map(jnp.asarray, (image, told, region, row, 0, valid)), found)
+
+
+def seeded_batch(grids, number: int, images: int, size: int) -> Batch:
+  """A batch as parity/stand_in.py gives it: grids have side and channels, images are empty."""
+  found = {
+    stage: jnp.asarray(seeded.tensor(f"{number}/{stage}", (images, s * s, c))).reshape(-1, s, s, c)
+    for stage, (s, c) in grids.items()
+  }
+  row, none = images * number + jnp.arange(images), jnp.zeros(images, jnp.int32)
+  image, region = jnp.zeros((images, size, size, 3)), jnp.zeros((images, size, size), jnp.int32)
+  return Batch(image, none, region, row, jnp.int32(0), jnp.ones(images, bool), found)
+
+
+def seeded_spec(grids, size: int, n: int, tasks: int = 1) -> Spec:
+  """The sizes of what `seeded_batch` gives, of n training images."""
+  return Spec((size, size, 3), tuple((k, (s, s, c)) for k, (s, c) in grids.items()), n, tasks)
+
+
+def close(got, wanted):
+  """Equal but for a hundred-thousandth of the largest number."""
+  np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 def frozen(name: str, image):

@@ -1,20 +1,30 @@
-"""DNE: one Gaussian a task, a head that the first task alone trains."""
+"""DNE: one Gaussian a task, a head that the first task alone trains, the first author's numbers."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from imiad_jax.heads import embedding as embeddings
+from imiad_jax.methods import dne
+from imiad_jax.types import Batch
 from tests.methods.common import (
   assert_refused,
   assert_same_bits,
   batch,
+  close,
   first_state,
   jitted,
   learnt,
+  seeded_spec,
 )
+from tests.parity import seeded
 
 TINY = {}
+
+STORED = Path(__file__).parents[1] / "parity" / "dne.npz"
 
 
 def test_dne_after_one_task_scores_with_that_tasks_gaussian():
@@ -59,6 +69,43 @@ def test_dne_keeps_each_tasks_gaussian_and_its_memory_does_not_grow():
   assert not second.present.any()
   sizes = [[x.shape for x in jax.tree.leaves(s)] for s in (first, second)]
   assert sizes[0] == sizes[1]
+
+
+def test_tasks_steps_and_scores_are_those_of_the_first_authors_code(monkeypatch):
+  b, side, d, tasks = 8, 3, 5, 3
+  linear = lambda *_: lambda params, x: x.reshape(len(x), -1) @ params["body"]  # noqa: E731
+  monkeypatch.setattr(embeddings, "embedder", linear)
+  monkeypatch.setattr(dne.images, "jitter", lambda key, image, strength: image)
+  monkeypatch.setattr(dne.images, "cutpaste", lambda key, image, *_: (-image, None))
+  monkeypatch.setattr(dne.images, "rotate", lambda image, angle: image)
+  noise = jnp.asarray(seeded.tensor("noise", (2 * b, d, 1)))[..., 0]
+  monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.broadcast_to(noise, shape))
+
+  def told(name: str, number: int = 0) -> Batch:
+    image = jnp.asarray(seeded.tensor(name, (b, 3 * side * side, 1))).reshape(b, side, side, 3)
+    row, none = b * number + jnp.arange(b), jnp.zeros(b, jnp.int32)
+    return Batch(image, none, none, row, jnp.int32(0), jnp.ones(b, bool), {})
+
+  weights = {k: seeded.tensor(f"{k}.weight", s) for k, s in (("body", (d, 27)), ("head", (2, d)))}
+  head = {"kernel": weights["head"].T, "bias": seeded.tensor("head.bias", (2,))}
+  own = jax.tree.map(jnp.asarray, ({"body": weights["body"].T}, head))
+  start = embeddings.Tuned(own[0], {}, d)
+  monkeypatch.setattr(embeddings, "start", lambda *_: start)
+  m = dne.Model("any", size=side, epochs=1, lr=0.02, weight_decay=3e-2)
+  state = m.init(jax.random.key(0), seeded_spec({}, side, 2 * b, tasks), None)
+  state = state._replace(head=own[1])
+  with np.load(STORED) as stored:
+    for t in range(tasks):
+      for i in range(2):
+        state, _ = m.update(state, told(f"{t}/{i}", i))
+      state = m.finish(state)
+      close(state.params["body"].T, stored[f"{t}/body.weight"])
+      close(state.head["kernel"].T, stored[f"{t}/head.weight"])
+      close(state.head["bias"], stored[f"{t}/head.bias"])
+      factor = np.linalg.inv(np.asarray(state.white, np.float64))
+      close(state.mean, stored[f"{t}/mean"])
+      close(factor @ factor.T, stored[f"{t}/covariance"])
+      close(m.score(state, told("test")).image, stored[f"{t}/score"])
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,28 @@
-"""PaDiM: its streamed Gaussians are NumPy's."""
+"""PaDiM: its streamed Gaussians are NumPy's, its numbers those of a version in PyTorch."""
+
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from imiad_jax import features, plugins
-from tests.methods.common import assert_refused, batch, kw, spec
+from imiad_jax.methods import padim
+from tests.methods.common import (
+  assert_refused,
+  batch,
+  close,
+  kw,
+  seeded_batch,
+  seeded_spec,
+  spec,
+)
+from tests.parity import seeded
 
 TINY = {}
+
+STORED = Path(__file__).parents[1] / "parity" / "padim.npz"
 
 
 def padim_statistics(n: int, offset: float = 0.0):
@@ -52,6 +67,23 @@ def test_padim_with_one_image_uses_eps_alone_and_with_two_rank_one():
   factor = np.linalg.inv(state.white)
   values = np.linalg.eigvalsh(factor @ np.swapaxes(factor, 1, 2))
   np.testing.assert_allclose(values[:, :-1], 0.01, rtol=1e-2)
+
+
+def test_gaussians_and_map_are_those_of_the_version_in_pytorch():
+  grids = {"layer1": (8, 4), "layer2": (4, 6), "layer3": (2, 8)}
+  m = padim.Model("any", size=32, dim=10)
+  with np.load(STORED) as stored:
+    state = m.init(jax.random.key(0), seeded_spec(grids, 32, 12), None)
+    state = state._replace(channels=jnp.asarray(stored["channels"]))
+    for number in (0, 1):
+      state, _ = m.update(state, seeded_batch(grids, number, 6, 32))
+    state = m.finish(state)
+    factor = np.linalg.inv(np.asarray(state.white, np.float64))
+    scores = m.score(state, seeded_batch(grids, 2, 6, 32))
+    close(seeded.sample(state.mean), stored["mean"])
+    close(seeded.sample(factor @ factor.transpose(0, 2, 1)), stored["covariance"])
+    close(scores.image, stored["image"])
+    close(seeded.sample(scores.pixel), stored["map"])
 
 
 @pytest.mark.parametrize("wrong", [{"eps": -1.0}, {"stages": ()}])

@@ -1,4 +1,6 @@
-"""PatchCore: its bank, and what the bank knows."""
+"""PatchCore: its bank, what the bank knows, and the numbers of the authors' code."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +8,23 @@ import numpy as np
 import pytest
 
 from imiad_jax import features
-from imiad_jax.heads import coreset
+from imiad_jax.heads import coreset, patches
 from imiad_jax.methods import patchcore
-from tests.methods.common import assert_refused, batch, kw, spec
+from tests.methods.common import (
+  assert_refused,
+  batch,
+  close,
+  kw,
+  seeded_batch,
+  seeded_spec,
+  spec,
+)
+from tests.parity import seeded
 
 TINY = {"ratio": 0.1}  # of a hundredth, one hidden defect would take all rows
+
+STORED = Path(__file__).parents[1] / "parity" / "patchcore.npz"
+GRIDS = {"layer2": (8, 6), "layer3": (4, 10)}  # side, channels
 
 
 def patchcore_state(ratio: float, tasks: int = 1, append: bool = True, seeds=(0,)):
@@ -132,6 +146,21 @@ def test_the_coreset_covers_better_than_chance():
     return float(jnp.sqrt(((x[:, None] - x[None, chosen]) ** 2).sum(-1)).min(1).max())
 
   assert radius(picks) < radius(jnp.arange(40))
+
+
+def test_bank_scores_and_map_are_those_of_the_authors_code():
+  everything = 6 * 8 * 8  # patches: selection starts from all, so that none are drawn
+  m = patchcore.Model("any", size=32, dim=12, ratio=0.25, start_points=everything)
+  state = m.init(jax.random.key(0), seeded_spec(GRIDS, 32, 6), None)
+  for number in (0, 1):
+    state, _ = m.update(state, seeded_batch(GRIDS, number, 3, 32))
+  scores = m.score(m.finish(state), seeded_batch(GRIDS, 2, 3, 32))
+  with np.load(STORED) as stored:
+    embedding = patches.embed(list(seeded_batch(GRIDS, 0, 3, 32).features.values()), 12)
+    close(seeded.sample(embedding), stored["embedding"])
+    close(m.finish(state).bank[0], stored["bank"])  # the same rows in the same order
+    close(scores.image, stored["image"])
+    close(seeded.sample(scores.pixel), stored["map"])
 
 
 @pytest.mark.parametrize(

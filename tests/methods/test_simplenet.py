@@ -14,9 +14,12 @@ from tests.methods.common import (
   assert_refused,
   assert_same_bits,
   batch,
+  close,
   first_state,
   jitted,
   kw,
+  seeded_batch,
+  seeded_spec,
 )
 from tests.parity import seeded
 
@@ -122,25 +125,12 @@ def weights():
 
 
 def told(number: int) -> Batch:
-  none = jnp.zeros(2, jnp.int32)
-  found = {
-    stage: jnp.asarray(seeded.tensor(f"{number}/{stage}", (2, s * s, c)).reshape(2, s, s, c))
-    for stage, (s, c) in GRIDS.items()
-  }
-  return Batch(
-    *(jnp.zeros((2, 64, 64, 3)), none, jnp.zeros((2, 64, 64), jnp.int32), none),
-    *(jnp.int32(0), jnp.ones(2, bool), found),
-  )
-
-
-def close(got, wanted):
-  np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+  return seeded_batch(GRIDS, number, 2, 64)
 
 
 def test_two_steps_are_those_of_the_authors_code(monkeypatch):
   m = simplenet.Model("any", size=64, dim=DIM, hidden=HIDDEN, noise=NOISE)
-  shapes = tuple((stage, (side, side, c)) for stage, (side, c) in GRIDS.items())
-  state = m.init(jax.random.key(0), Spec((64, 64, 3), shapes, 8, 1), None)
+  state = m.init(jax.random.key(0), seeded_spec(GRIDS, 64, 8), None)
   params, stats = weights()
   assert jax.tree.map(jnp.shape, (params, stats)) == jax.tree.map(
     jnp.shape, (state.params, state.stats)

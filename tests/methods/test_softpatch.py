@@ -1,6 +1,7 @@
-"""SoftPatch: outlier factors, and PatchCore without them."""
+"""SoftPatch: outlier factors, PatchCore without them, and the numbers of the authors' code."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,25 @@ import sklearn.neighbors
 
 from imiad_jax import features
 from imiad_jax.methods import softpatch
-from tests.methods.common import SIZE, batch, first_state, frozen, jitted, kw, spec
+from tests.methods.common import (
+  SIZE,
+  batch,
+  close,
+  first_state,
+  frozen,
+  jitted,
+  kw,
+  seeded_batch,
+  seeded_spec,
+  spec,
+)
 from tests.methods.test_patchcore import patchcore_state
+from tests.parity import seeded
 
 TINY = {}
+
+STORED = Path(__file__).parents[1] / "parity" / "softpatch.npz"
+GRIDS = {"layer2": (8, 6), "layer3": (4, 10)}  # side, channels
 
 
 def test_outlier_factor_equals_scikit_learn():
@@ -68,3 +84,21 @@ def test_softpatch_without_doubt_is_patchcore():
   jax.tree.map(assert_close, trusting, n.score(other, b))
   doubled = m.score(state._replace(weight=2 * jnp.ones_like(state.weight)), b)
   np.testing.assert_allclose(doubled.image, 2 * trusting.image, rtol=1e-5)
+
+
+def test_bank_weights_scores_and_map_are_those_of_the_authors_code():
+  everything = 12 * 8 * 8  # patches: selection starts from all, so that none are drawn
+  m = softpatch.Model("any", size=32, dim=12, ratio=0.25, start_points=everything)
+  state = m.init(jax.random.key(0), seeded_spec(GRIDS, 32, 12), None)
+  for number in range(3):
+    state, _ = m.update(state, seeded_batch(GRIDS, number, 4, 32))
+  by_position = jnp.swapaxes(state.buffer, 0, 1)
+  factor = jax.vmap(softpatch.outlier_factor, (0, None, None))(by_position, state.present, 5)
+  state = m.finish(state)
+  scores = m.score(state, seeded_batch(GRIDS, 3, 4, 32))
+  with np.load(STORED) as stored:
+    close(factor.T.reshape(-1), stored["factor"])
+    close(state.bank, stored["bank"])  # the same rows in the same order
+    close(state.weight, stored["weight"])
+    close(scores.image, stored["image"])
+    close(seeded.sample(scores.pixel), stored["map"])

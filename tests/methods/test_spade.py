@@ -1,12 +1,27 @@
-"""SPADE: nearest images, then nearest cells of those."""
+"""SPADE: nearest images, then nearest cells of those, and the numbers of a version in PyTorch."""
+
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from imiad_jax import plugins
-from tests.methods.common import SIZE, batch, jitted, kw, learnt
+from imiad_jax.methods import spade
+from tests.methods.common import (
+  SIZE,
+  batch,
+  close,
+  jitted,
+  kw,
+  learnt,
+  seeded_batch,
+  seeded_spec,
+)
+from tests.parity import seeded
 
 TINY = {}
+
+STORED = Path(__file__).parents[1] / "parity" / "spade.npz"
 
 
 def test_spade_knows_its_training_images():
@@ -52,3 +67,16 @@ def test_spade_forgets_the_last_task_when_another_begins():
   assert second.present.sum() == 4
   old, new = (score(second, batch("spade", [0], seed=s)).pixel.max() for s in (0, 1))
   assert new < 0.02 * old
+
+
+def test_scores_and_map_are_those_of_the_version_in_pytorch():
+  grids = {"layer1": (20, 3), "layer2": (10, 4), "layer3": (10, 5), "avgpool": (1, 6)}
+  m = spade.Model("any", pooled="avgpool", size=224)
+  state = m.init(jax.random.key(0), seeded_spec(grids, 224, 7), None)
+  state = m.finish(m.update(state, seeded_batch(grids, 0, 7, 224))[0])
+  scores = m.score(
+    state, jax.tree.map(lambda x: x[:3] if x.ndim else x, seeded_batch(grids, 1, 7, 224))
+  )
+  with np.load(STORED) as stored:
+    close(scores.image, stored["image"])
+    close(seeded.sample(scores.pixel), stored["map"])

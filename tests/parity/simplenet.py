@@ -10,25 +10,13 @@ from pathlib import Path
 import numpy as np
 import seeded
 import torch
+from stand_in import Backbone
 
 sys.path.insert(0, sys.argv[1])
 import simplenet
 
 DIM, HIDDEN, NOISE = 12, 7, 0.3
 SHAPES = {"layer2": (8, 6), "layer3": (4, 10)}  # side, channels
-
-
-class Backbone(torch.nn.Module):
-  """Gives seeded features of two images for the number of a batch."""
-
-  def __init__(self):
-    super().__init__()
-    self.layer2, self.layer3 = torch.nn.Identity(), torch.nn.Identity()
-
-  def forward(self, batch):
-    for stage, (side, c) in SHAPES.items():
-      x = seeded.tensor(f"{int(batch.max())}/{stage}", (2, side * side, c))
-      getattr(self, stage)(torch.from_numpy(x.reshape(2, side, side, c)).permute(0, 3, 1, 2))
 
 
 class Log:
@@ -45,16 +33,11 @@ class Log:
     self.g_iter += 1
 
 
-def image(batch: int) -> torch.Tensor:
-  """Returns two images that tell the backbone the number of their batch."""
-  return torch.full((2, 3, 64, 64), float(batch))
-
-
 def main() -> None:
   """Writes embeddings, and of two training steps the losses, parameters, scores and maps."""
-  net = simplenet.SimpleNet("cpu")
+  net, backbone = simplenet.SimpleNet("cpu"), Backbone(SHAPES, 2)
   net.load(
-    Backbone(),
+    backbone,
     ["layer2", "layer3"],
     "cpu",
     (3, 64, 64),
@@ -79,15 +62,17 @@ def main() -> None:
     return std * torch.from_numpy(seeded.tensor(f"noise{len(drawn)}", (1, *shape))[0])
 
   torch.normal = normal
-  found = {"embedding": seeded.sample(net._embed(image(0))[0].numpy())}
-  found["adapted"] = seeded.sample(net.pre_projection(net._embed(image(0))[0]).detach().numpy())
+  found = {"embedding": seeded.sample(net._embed(backbone.batch(0, 64))[0].numpy())}
+  found["adapted"] = seeded.sample(
+    net.pre_projection(net._embed(backbone.batch(0, 64))[0]).detach().numpy()
+  )
   for i in range(2):
-    net._train_discriminator([{"image": image(i)}])
+    net._train_discriminator([{"image": backbone.batch(i, 64)}])
     found[f"{i}/loss"] = np.float32(net.logger.loss[i])
     for name, network in networks.items():
       for k, value in network.state_dict().items():
         found[f"{i}/{name}.{k}"] = value.numpy().copy()
-  scores, maps, _ = net._predict(image(2))
+  scores, maps, _ = net._predict(backbone.batch(2, 64))
   found["image"] = np.array(scores)
   found["map"] = seeded.sample(np.array(maps))
   np.savez(Path(__file__).parent / "simplenet.npz", **found)
