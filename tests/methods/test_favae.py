@@ -1,17 +1,21 @@
-"""FAVAE: its size, its divergence, what is random and what adds up."""
+"""FAVAE: its size, its divergence, what is random, what adds up, and a version in PyTorch."""
+
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from imiad_jax.heads import maps
 from imiad_jax.methods import favae
-from imiad_jax.types import Spec
+from imiad_jax.types import Batch, Spec
 from tests.methods.common import (
   SIZE,
   assert_refused,
   batch,
+  close,
   first_state,
   frozen,
   jitted,
@@ -19,7 +23,10 @@ from tests.methods.common import (
   leaves,
   method,
 )
+from tests.parity import seeded
 
+STORED = Path(__file__).parents[1] / "parity" / "favae.npz"
+GRIDS = {"stem": (64, 16), "layer1": (32, 32), "layer2": (16, 64)}  # side, channels
 TINY = {
   "stages": ("layer1", "layer2", "layer3"),
   "width": 16,
@@ -108,6 +115,80 @@ def test_a_step_changes_every_layer_and_the_running_statistics():
   for part in ("params", "batch_stats"):
     for a, b in zip(leaves(getattr(start, part)), leaves(getattr(state, part)), strict=True):
       assert (a != b).any()
+
+
+def originals():
+  """Yields (name in PyTorch, part and key of ours) of all weights and running statistics."""
+  layers = [(f"encode.{3 * i}", f"Conv_{i}") for i in range(9)]
+  layers += [(f"decode.{3 * i + 1}", f"Transposed_{i}") for i in range(9)]
+  for i in range(3):
+    layers += [(f"adapter.{i}.conv.0", f"adapter{i}"), (f"adapter.{i}.conv.2", f"feature{i}")]
+  for theirs, ours in layers:
+    yield f"{theirs}.weight", ("params", ours, "kernel")
+    yield f"{theirs}.bias", ("params", ours, "bias")
+  norms = [f"encode.{3 * i + 1}" for i in range(8)] + [f"decode.{3 * i + 2}" for i in range(8)]
+  for i, theirs in enumerate(norms):
+    yield f"{theirs}.weight", ("params", f"Norm_{i}", "scale")
+    yield f"{theirs}.bias", ("params", f"Norm_{i}", "bias")
+    yield f"{theirs}.running_mean", ("batch_stats", f"Norm_{i}", "mean")
+    yield f"{theirs}.running_var", ("batch_stats", f"Norm_{i}", "var")
+
+
+@pytest.fixture
+def x64():
+  with jax.enable_x64(True):
+    yield
+
+
+def test_map_and_step_are_those_of_the_version_in_pytorch(monkeypatch, x64):
+  # It has images in [0, 1] here, and a map that is not smoothed.
+  monkeypatch.setattr(favae.images, "standardise", lambda x: x)
+  m = favae.Model(width=16, weight_decay=0.0, lr=0.0, sigma=1e-3)
+  shapes = tuple((stage, (s, s, c)) for stage, (s, c) in GRIDS.items())
+  double = lambda x: jnp.asarray(x, jnp.float64)  # noqa: E731
+  start = jax.eval_shape(
+    lambda key: m.init(key, Spec((128, 128, 3), shapes, 2, 1), None), jax.random.key(0)
+  )
+  found: dict = {"params": {}, "batch_stats": {}}
+  axes = {}
+  for name, (kind, part, key) in originals():
+    shape = getattr(start, kind)[part][key].shape
+    if key == "kernel":  # PyTorch's transposed kernels have the inputs first
+      axes[name] = (2, 3, 0, 1) if part.startswith("Transposed") else (2, 3, 1, 0)
+      back = np.argsort(axes[name])
+      value = seeded.tensor(name, tuple(shape[i] for i in back)).transpose(axes[name])
+    else:
+      value = seeded.tensor(name, shape)
+    found[kind].setdefault(part, {})[key] = double(value)
+  moments = optax.scale_by_adam().init(found["params"])
+  optimiser = (optax.EmptyState(), moments)
+  state = favae.State(found["params"], found["batch_stats"], optimiser, jax.random.key(0))
+  assert jax.tree.map(jnp.shape, state[:2]) == jax.tree.map(jnp.shape, start[:2])
+
+  image = jnp.concatenate([double(x) for x in seeded.images(((128, 128),) * 2)])
+  features = {
+    stage: double(seeded.tensor(f"vgg/{s}", (2, s * s, c))).reshape(2, s, s, c)
+    for stage, (s, c) in GRIDS.items()
+  }
+  none = jnp.zeros(2, jnp.int32)
+  rows = Batch(image, none, none, none, jnp.int32(0), jnp.ones(2, bool), features)
+  noise = double(seeded.tensor("noise", (2, 100, 1)))[..., 0]
+  monkeypatch.setattr(jax.random, "normal", lambda *_: noise)
+  with np.load(STORED) as stored:
+    scores = m.score(state, rows)
+    close(scores.image[0], stored["image"])
+    close(seeded.sample(scores.pixel[0]), stored["map"])
+    state, logs = jax.jit(m.update)(state, rows)
+    np.testing.assert_allclose(2 * logs["loss"], stored["loss"], rtol=1e-5)
+    before_norm = {f"encode.{3 * i}.bias" for i in range(8)}
+    before_norm |= {f"decode.{3 * i + 1}.bias" for i in range(8)}
+    gradients = state.optimiser[1].mu  # a tenth of them after one step
+    for name, (kind, part, key) in originals():
+      if kind == "params" and name not in before_norm:  # whose gradients are rounding alone
+        got = 10 * np.asarray(gradients[part][key])
+        got = got.transpose(np.argsort(axes[name])) if name in axes else got
+        wanted = stored[f"gradient/{name}"]
+        close(seeded.sample(got)[::8], wanted)
 
 
 @pytest.mark.parametrize(
