@@ -16,8 +16,9 @@ of each method's authors, for which take an accelerator; `backbone=efficientnet_
 that.
 
 It costs: quick about eight minutes on two cores, the whole of the drawn data set an hour and a
-half. Expect a bank that grows to forget nothing, the shared one to forget 0.04 with 1,000 rows and
-more with fewer, and what is trained on to keep hardly more than the last category.
+half, quick with the magnetic tiles behind it nearly two hours beside other work. Expect a bank that
+grows to forget nothing, the shared one to forget 0.04 with 1,000 rows and more with fewer, and what
+is trained on to keep hardly more than the last category.
 """
 
 from typing import Any

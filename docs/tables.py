@@ -135,11 +135,12 @@ def _columns(table: tables.Table, heads: Iterable[str]) -> tables.Table:
   return [[row[k] for k in kept] for row in table]
 
 
-def continual() -> tables.Table:
-  """Returns what is left of all six categories after the last of them, and what was forgotten."""
-  rs = [r for r in _every("continual", "synthetic") if len(r["run"]["categories"]) == 6]
+def continual(dataset: str, categories: int) -> tables.Table:
+  """Returns what is left of so many categories after the last, what was forgotten, and MB read."""
+  runs = _every("continual", dataset)
+  rs = [r for r in runs if len(r["run"]["categories"]) == categories]
   shown = ("I-AUROC", "P-AP", "PRO")
-  return _columns(setting(rs), ["method", *(head for m in shown for head in (m, f"FM {m}"))])
+  return _columns(_summary(rs)[0], ["method", *(h for m in shown for h in (m, f"FM {m}")), "MB"])
 
 
 def fully_supervised() -> tables.Table:
@@ -266,7 +267,8 @@ TABLES: dict[str, Callable[[], tables.Table]] = {
   "drawn": drawn,
   "logical": lambda: logical("synthetic", "wrong assembly"),
   "variants": lambda: logical("variants", "mismatch"),
-  "continual": continual,
+  "continual": lambda: continual("synthetic", 6),
+  "continual_mixed": lambda: continual("synthetic+mtd", 7),
   "few_shot": lambda: few_shot("synthetic"),
   "noisy_mtd": lambda: setting(_every("noisy", "mtd")),
   "fully_supervised_mtd": lambda: setting(_every("fully_supervised", "mtd")),
