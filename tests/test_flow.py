@@ -43,16 +43,6 @@ def test_the_inverse_is_exact_in_float64():
     np.testing.assert_allclose(back, x, atol=1e-10)
 
 
-def test_the_gradient_of_a_permutation_is_put_back_in_order():
-  x = jax.random.normal(jax.random.key(0), (2, 3, 7))
-  order = jax.random.permutation(jax.random.key(1), 7)
-  weight = jax.random.normal(jax.random.key(2), x.shape)
-  own, plain = flow.permute, lambda x, order: x[..., order]
-  np.testing.assert_array_equal(own(x, order), plain(x, order))
-  got, wanted = (jax.grad(lambda x, f=f: jnp.sum(weight * f(x, order)))(x) for f in (own, plain))
-  np.testing.assert_array_equal(got, wanted)
-
-
 @pytest.mark.parametrize("channels", [4, 5])
 def test_log_det_is_that_of_the_jacobian(channels):
   module, params, order, x = made(channels, grid=3)

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from imiad_jax.heads import flow
 from imiad_jax.heads.layers import Conv
 
 Maps = tuple[Float[Array, "b _h _w _c"], ...]
@@ -104,7 +103,7 @@ class Flow(nn.Module):
     """Returns z and log|det dz/dx|."""
     total = tuple(jnp.zeros(len(m)) for m in x)
     for step, orders in zip(self.steps, permutations, strict=True):
-      x, log_det = step(tuple(map(flow.permute, x, orders)))
+      x, log_det = step(tuple(m[..., order] for m, order in zip(x, orders, strict=True)))
       total = jax.tree.map(jnp.add, total, log_det)
     return x, total
 

@@ -21,22 +21,6 @@ def permutations(key: Array, steps: int, channels: int) -> Int[Array, "steps c"]
   return jax.vmap(draw)(jax.random.split(key, steps)).astype(jnp.int32)
 
 
-@jax.custom_vjp
-def permute(x: Float[Array, "*b c"], order: Int[Array, " c"]) -> Float[Array, "*b c"]:
-  """Returns x[..., order], whose gradient is put back in order.
-
-  JAX's own adds it up place by place, as if places could repeat, for which a CPU takes longer.
-  Differentiable in reverse mode only.
-  """
-  return x[..., order]
-
-
-permute.defvjp(
-  lambda x, order: (x[..., order], order),
-  lambda order, g: (g[..., jnp.argsort(order)], None),
-)
-
-
 def negative_log_likelihood(
   z: Float[Array, "b h w c"], log_det: Float[Array, " b"]
 ) -> Float[Array, " b"]:
@@ -83,7 +67,7 @@ class Coupling(nn.Module):
     kept, moved = jnp.split(x, [self.channels - self.channels // 2], axis=-1)
     log_scale, shift = self.coefficients(kept)
     y = jnp.concatenate([kept, moved * jnp.exp(log_scale) + shift], axis=-1)
-    y = permute(y * self.gain() + self.shift, permutation)
+    y = (y * self.gain() + self.shift)[..., permutation]
     cells = x.shape[1] * x.shape[2]
     return y, jnp.sum(log_scale, axis=(1, 2, 3)) + cells * jnp.sum(jnp.log(self.gain()))
 
