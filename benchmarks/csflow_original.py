@@ -8,27 +8,13 @@ scikit-learn, needs a checkout of github.com/marco-rudolph/cs-flow, whose own lo
 it prints the image AUROC after the last epoch, of three seeds.
 """
 
-import argparse
 import sys
 from types import ModuleType
 
 import numpy as np
+import original
 
 SEEDS = 3
-
-
-def main() -> None:
-  """Does one of the two."""
-  parser = argparse.ArgumentParser(description="The authors' CS-Flow with our small budget.")
-  parser.add_argument("--data", required=True, help="the .npz that is written, or read")
-  parser.add_argument("--category", default="bottle", help="of the drawn data set")
-  parser.add_argument("--original", help="the folder of the authors' code")
-  given = parser.parse_args()
-  if given.original:
-    sys.path.insert(0, given.original)
-    learn(dict(np.load(given.data)))
-  else:
-    np.savez(given.data, **export(given.category))
 
 
 def export(category: str) -> dict[str, np.ndarray]:
@@ -99,4 +85,4 @@ def learn(data: dict[str, np.ndarray]) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  original.run("The authors' CS-Flow with our small budget.", export, learn)

@@ -8,27 +8,12 @@ imgaug and "numpy<2", needs a checkout of github.com/VitjanZ/DRAEM and prints lo
 trains.
 """
 
-import argparse
-import sys
 from typing import Any
 
 import numpy as np
+import original
 
 SEED = 0
-
-
-def main() -> None:
-  """Does one of the two."""
-  parser = argparse.ArgumentParser(description="The authors' DRAEM with our small budget.")
-  parser.add_argument("--data", required=True, help="the .npz that is written, or read")
-  parser.add_argument("--category", default="bottle", help="of the drawn data set")
-  parser.add_argument("--original", help="the folder of the authors' code")
-  given = parser.parse_args()
-  if given.original:
-    sys.path.insert(0, given.original)
-    learn(dict(np.load(given.data)))
-  else:
-    np.savez(given.data, **export(given.category))
 
 
 def export(category: str) -> dict[str, np.ndarray]:
@@ -145,4 +130,4 @@ def auroc(maps: Any, region: np.ndarray, window: int) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-  main()
+  original.run("The authors' DRAEM with our small budget.", export, learn)
