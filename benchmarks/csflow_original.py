@@ -19,20 +19,17 @@ SEEDS = 3
 
 def export(category: str) -> dict[str, np.ndarray]:
   """Returns features [n,c,h,w] of a category at three resolutions, labels, hyperparameters."""
-  from imiad_jax import cache, data, features, plugins
+  from imiad_jax import features, plugins
   from imiad_jax.methods import csflow
 
-  index, source = data.open("synthetic", None, cache.folder("prepared"))
   kw = plugins.resolve("csflow", csflow.Model, {"backbone": "efficientnet_lite0"} | csflow.SMALL)
   net, stage = features.backbone(kw["backbone"]), kw["stage"]
   names = ("hidden", "kernels", "clamp", "epochs", "batch", "lr", "clip")
   out = {k: np.asarray(kw[k]) for k in names}
-  for split in ("train", "test"):
-    rows = np.flatnonzero((index.category == category) & (index.split == split))
-    image = data.load(index, source, rows, kw["size"]).image
-    out[f"{split}_label"] = index.label[rows]
+  for split, pixels in original.drawn(category, kw["size"]):
+    out[f"{split}_label"] = pixels.region.any((1, 2)).astype(np.int32)
     for i in range(3):
-      smaller = np.ascontiguousarray(image[:, :: 2**i, :: 2**i])
+      smaller = np.ascontiguousarray(pixels.image[:, :: 2**i, :: 2**i])
       out[f"{split}{i}"] = np.moveaxis(features.extract(net, (stage,), smaller)[stage], -1, 1)
   return out
 

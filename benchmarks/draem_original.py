@@ -20,18 +20,15 @@ def export(category: str) -> dict[str, np.ndarray]:
   """Returns images of a category [n,h,w,3] in BGR, their defects, textures, hyperparameters."""
   import jax
 
-  from imiad_jax import cache, data, plugins, textures
+  from imiad_jax import plugins, textures
   from imiad_jax.methods import draem
 
-  index, source = data.open("synthetic", None, cache.folder("prepared"))
   kw = plugins.resolve("draem", draem.Model, draem.SMALL)
   size = kw["size"]
   stack = textures.stack(jax.random.key(3), kw["sources"], size, size)
   names = ("size", "width", "marks", "epochs", "batch", "lr", "window")
   out = {k: np.asarray(kw[k]) for k in names} | {"textures": np.asarray(stack)}
-  for split in ("train", "test"):
-    rows = np.flatnonzero((index.category == category) & (index.split == split))
-    pixels = data.load(index, source, rows, size)
+  for split, pixels in original.drawn(category, size):
     out |= {split: pixels.image, f"{split}_region": pixels.region > 0}
   return {k: x[..., ::-1] if x.ndim == 4 else x for k, x in out.items()}
 
@@ -113,20 +110,16 @@ def learn(data: dict[str, np.ndarray]) -> None:
       with torch.no_grad():
         maps = torch.cat([both(x)[1][:, 1] for x in test.split(kw["batch"])])
       said = [f"{float(p.detach()):.4f}" for p in parts]
-      print(
-        epoch, "l2, ssim, focal", *said, *auroc(maps, data["test_region"], kw["window"]), flush=True
-      )
+      found = auroc(maps, data["test_region"], kw["window"])
+      print(epoch, "l2, ssim, focal", *said, found, flush=True)
 
 
-def auroc(maps: Any, region: np.ndarray, window: int) -> tuple[str, str]:
-  """Returns image and pixel AUROC of maps [n,h,w], as they are printed."""
+def auroc(maps: Any, region: np.ndarray, window: int) -> str:
+  """Returns what to print of maps [n,h,w]; an image's score is the largest mean over a window."""
   import torch  # pyright: ignore[reportMissingImports]
-  from sklearn.metrics import roc_auc_score
 
   means = torch.nn.functional.avg_pool2d(maps[:, None], window, stride=1, padding=window // 2)
-  image = roc_auc_score(region.any((1, 2)), means.flatten(1).amax(1).numpy())
-  pixel = roc_auc_score(region.ravel(), maps.flatten().numpy())
-  return f"image AUROC {image:.3f}", f"pixel AUROC {pixel:.3f}"
+  return original.auroc(means.flatten(1).amax(1).numpy(), maps.numpy(), region)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,31 @@ They are two commands, as what the authors need is installed in an environment o
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
+
+
+def drawn(category: str, size: int) -> Iterator[tuple[str, Any]]:
+  """Gives "train" and "test" with the images, and where their defects are, of a drawn category."""
+  from imiad_jax import cache, data
+
+  index, source = data.open("synthetic", None, cache.folder("prepared"))
+  for split in ("train", "test"):
+    rows = np.flatnonzero((index.category == category) & (index.split == split))
+    yield split, data.load(index, source, rows, size)
+
+
+def auroc(score: np.ndarray, maps: np.ndarray, region: np.ndarray) -> str:
+  """Returns what to print of scores [n] and maps [n,h,w] of images with defects [n,h,w]."""
+  from sklearn.metrics import roc_auc_score
+
+  image = roc_auc_score(region.any((1, 2)), score)
+  pixel = roc_auc_score(region.ravel(), maps.ravel())
+  return f"image AUROC {image:.3f}, pixel AUROC {pixel:.3f}"
 
 
 def run(title: str, export: Callable[[str], Arrays], learn: Callable[[Arrays], None]) -> None:

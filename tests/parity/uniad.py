@@ -34,18 +34,21 @@ def rearrange(x: torch.Tensor, pattern: str, h: int = 0) -> torch.Tensor:
   return x.permute(1, 2, 0).unflatten(2, (h, -1))
 
 
-def main() -> None:
-  """Writes the map of an image, its score, the loss of a step and all that it moves."""
-  folder = sys.argv[1]
+def original(folder: str) -> tuple[types.ModuleType, types.ModuleType]:
+  """Returns the authors' files of the neck and of the transformer, without a GPU."""
   torch.Tensor.cuda = lambda self: self
   sys.modules["einops"] = types.SimpleNamespace(rearrange=rearrange)
   sys.modules["models"] = types.ModuleType("models")
   sys.modules["models.initializer"] = load(folder, "models/initializer.py")
-  neck = load(folder, "models/necks/mfcn.py").MFCN(
-    list(CHANNELS), [sum(CHANNELS)], [STRIDE // 2, STRIDE], [STRIDE]
-  )
+  return load(folder, "models/necks/mfcn.py"), load(folder, "models/reconstructions/uniad.py")
+
+
+def main() -> None:
+  """Writes the map of an image, its score, the loss of a step and all that it moves."""
+  necks, reconstructions = original(sys.argv[1])
+  neck = necks.MFCN(list(CHANNELS), [sum(CHANNELS)], [STRIDE // 2, STRIDE], [STRIDE])
   mask = types.SimpleNamespace(neighbor_size=[7, 7], mask=[True, True, True])
-  net = load(folder, "models/reconstructions/uniad.py").UniAD(
+  net = reconstructions.UniAD(
     *([sum(CHANNELS)], [STRIDE], (GRID, GRID), None, mask, WIDTH, "learned", None),
     {"method": "xavier_uniform"},
     **dict(nhead=2, num_encoder_layers=2, num_decoder_layers=2, dim_feedforward=16, dropout=0.0),
