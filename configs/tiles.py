@@ -19,16 +19,15 @@ from imiad_jax.plugins import check
 
 EPOCHS = {
   **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dra": 10, "draem": 8, "efficientad": 5},
-  **{"fastflow": 6, "favae": 8, "igd": 4, "prn": 3, "rd4ad": 4, "semirest": 3, "simplenet": 8},
-  **{"stpm": 5},
+  **{"fastflow": 6, "favae": 8, "igd": 4, "prn": 3, "rd4ad": 4, "simplenet": 8, "stpm": 5},
 }
 METHODS = {
   "unsupervised": (
     *("cfa", "csflow", "cutpaste", "draem", "efficientad", "fastflow", "favae", "rd4ad"),
     *("simplenet", "stpm", "padim", "patchcore", "softpatch", "spade"),
   ),
-  "noisy": ("cfa", "igd", "inreach", "padim", "patchcore", "softpatch", "spade"),
-  "fully_supervised": ("bgad", "devnet", "dra", "padim", "patchcore", "prn", "semirest"),
+  "noisy": ("cfa", "igd", "padim", "patchcore", "softpatch", "spade"),
+  "fully_supervised": ("bgad", "devnet", "dra", "padim", "patchcore", "prn"),
 }
 
 
