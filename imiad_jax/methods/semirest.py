@@ -38,7 +38,6 @@ SMALL = {
   "size": 224,
   "dim": 64,
   "ratio": 0.05,
-  "reach": 1.0,
   "width": 64,
   "depth": 2,
   "heads": 2,
