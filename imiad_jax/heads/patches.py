@@ -27,11 +27,11 @@ def pool(x: Float[Array, "... n"], dim: int) -> Float[Array, "... dim"]:
   n = x.shape[-1]
   j = np.arange(dim)
   start, stop = j * n // dim, -(-(j + 1) * n // dim)
-  width = int((stop - start).max())
-  place = start[:, None] + np.arange(width)  # [dim, width]
-  weight = (place < stop[:, None]) / (stop - start)[:, None]
-  taken = x[..., np.minimum(place, n - 1)]  # [..., dim, width]
-  return jnp.sum(taken * weight.astype(np.float32), axis=-1)
+  total = jnp.zeros((*x.shape[:-1], dim), x.dtype)
+  for k in range(int((stop - start).max())):  # sums of axes this short are slow on CPUs
+    weight = (start + k < stop) / (stop - start)
+    total += x[..., np.minimum(start + k, n - 1)] * weight.astype(np.float32)
+  return total
 
 
 def embed(stages: list[Float[Array, "b _h _w _c"]], dim: int) -> Float[Array, "b h w dim"]:
