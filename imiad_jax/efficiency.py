@@ -5,6 +5,7 @@ resizing of images and their way to the device are left out, as are compilation 
 same on every machine is only what is counted, not what is timed.
 """
 
+import functools
 import math
 import resource
 import statistics
@@ -24,19 +25,36 @@ WARM = 2  # calls before those that are timed
 ENOUGH = 1.0  # seconds of timed calls after which three are enough
 
 
-def scorer(method: Method) -> tuple[Callable[[Any, State, jax.Array], Scores], Any]:
-  """Returns (params, State, image [b,h,w,3] uint8) -> Scores, and the params of the backbone.
+def scorer(
+  method: Method, params: Any, state: State, image: jax.Array
+) -> tuple[Callable[[], Scores], float]:
+  """Compiles the scoring of images, as the engine does it: the backbone, then the method's score.
 
-  The function runs the backbone only where the method asks for frozen features.
+  Args:
+    method: that of the State.
+    params: of its backbone.
+    state: what it has learnt.
+    image: [b,h,w,3] uint8.
+
+  Returns:
+    What gives the scores, and how many floating point operations that takes, 0 where XLA does not
+    tell.
   """
-  net = features.backbone(method.backbone)
 
-  def score(params: Any, state: State, image: jax.Array) -> Scores:
-    out = net.apply(params, image.astype(jnp.float32) / 255) if method.stages else {}
-    frozen = {stage: out[stage] for stage in method.stages}
+  def score(state: State, image: jax.Array, frozen: dict[str, jax.Array]) -> Scores:
     return method.score(state, training.untold({"image": image, "features": frozen}))
 
-  return score, net.params
+  network = _network(method.backbone, method.stages, image.shape)
+  compiled = jax.jit(score).lower(state, image, network(params, image)).compile()
+  flops = _flops(network) + _flops(compiled)
+  return lambda: compiled(state, image, network(params, image)), flops
+
+
+@functools.cache
+def _network(name: str, stages: tuple[str, ...], shape: tuple[int, ...]) -> Any:
+  """Returns a compiled backbone, the same for all methods that ask for these features."""
+  given = features.backbone(name).params, jax.ShapeDtypeStruct(shape, jnp.uint8)
+  return jax.jit(features.frozen(name, stages)).lower(*given).compile()
 
 
 def measure(
@@ -56,7 +74,7 @@ def measure(
     "seconds_batch"       for one image, at the method's batch
     "batch"               that batch
     "flops"               floating point operations for one image at batch 1, by XLA's analysis of
-                          the compiled function, which counts the body of a loop once; absent where
+                          the compiled functions, which counts the body of a loop once; absent where
                           XLA does not tell
     "parameters"          of the backbone, whether frozen or learnt on from there
     "state_bytes"         of the State
@@ -70,16 +88,14 @@ def measure(
   if not len(data["image"]) or repeats < 1:
     raise ValueError(f"needs an image and a repeat, but got {len(data['image'])} and {repeats}")
   device = jax.local_devices()[0]
-  score, params = scorer(built.method)
-  fixed = jax.device_put((params, state), device)
+  params, state = jax.device_put((features.backbone(built.method.backbone).params, state), device)
   batch = built.method.batch
   out: dict[str, float | int] = {"batch": batch}
   for name, size in (("seconds_one", 1), ("seconds_batch", batch)):
     image = np.resize(data["image"], (size, *data["image"].shape[1:]))
-    args = (*fixed, jax.device_put(image, device))
-    compiled = jax.jit(score).lower(*args).compile()
-    out[name] = _seconds(compiled, args, repeats) / size
-    if size == 1 and (flops := _flops(compiled)) > 0:
+    score, flops = scorer(built.method, params, state, jax.device_put(image, device))
+    out[name] = _seconds(score, repeats) / size
+    if size == 1 and flops > 0:
       out["flops"] = flops
   out["parameters"] = sum(x.size for x in jax.tree.leaves(params))
   out["state_bytes"] = sum(_nbytes(x) for x in jax.tree.leaves(state))
@@ -91,12 +107,12 @@ def measure(
   return out
 
 
-def _seconds(compiled: Any, args: tuple[Any, ...], repeats: int) -> float:
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
   """Returns the median seconds of a call whose results are there."""
   seconds: list[float] = []
   for _ in range(WARM + repeats):
     began = time.perf_counter()
-    jax.block_until_ready(compiled(*args))
+    jax.block_until_ready(call())
     seconds.append(time.perf_counter() - began)
     if len(seconds) >= WARM + 3 and sum(seconds[WARM:]) > ENOUGH:
       break

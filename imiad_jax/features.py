@@ -48,15 +48,21 @@ def shapes(net: Backbone, stages: tuple[str, ...], size: int) -> tuple[tuple[str
 
 
 @functools.cache
-def _extractor(name: str, stages: tuple[str, ...]) -> Callable[..., dict[str, np.ndarray]]:
-  """Returns (params, uint8 [n,h,w,3]) -> {stage: [n,h',w',c]}, split over the devices."""
+def frozen(name: str, stages: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+  """Returns (params, uint8 [b,h,w,3]) -> {stage: [b,h',w',c]}, to be compiled."""
   net = backbone(name)
 
   def one(params: Any, image: jax.Array) -> dict[str, jax.Array]:
     out = net.apply(params, image.astype(jnp.float32) / 255)
     return {stage: out[stage] for stage in stages}
 
-  return parallel.chunked(one, chunk=8)
+  return one
+
+
+@functools.cache
+def _extractor(name: str, stages: tuple[str, ...]) -> Callable[..., dict[str, np.ndarray]]:
+  """Returns `frozen` for any number of images on the host, split over the devices."""
+  return parallel.chunked(frozen(name, stages), chunk=8)
 
 
 def extract(net: Backbone, stages: tuple[str, ...], image: np.ndarray) -> dict[str, np.ndarray]:
