@@ -50,11 +50,12 @@ def test_embedding_of_a_wide_resnet_has_its_closed_form():
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 23])
-def test_nearest_equals_the_dense_computation(chunk, monkeypatch):
+@pytest.mark.parametrize("used", [20, 13, 2, 0])
+def test_nearest_equals_the_dense_computation(chunk, used, monkeypatch):
   monkeypatch.setattr(knn, "_CHUNK", chunk * 20)
   query, bank = normal(33, 5), normal(20, 5, seed=1)
-  valid = np.arange(20) % 3 > 0
-  dense = ((query[:, None] - bank[None, valid]) ** 2).sum(-1)
+  valid = (np.arange(20) % 3 > 0) & (np.arange(20) < used)
+  dense = np.where(valid, ((query[:, None] - bank[None]) ** 2).sum(-1), np.inf)
   got = knn.nearest(jnp.asarray(query), jnp.asarray(bank), jnp.asarray(valid))
   np.testing.assert_allclose(got, dense.min(1), rtol=1e-5, atol=1e-5)
   order = np.random.default_rng(0).permutation(20)

@@ -5,6 +5,8 @@ Notation: q queries, m bank rows, d numbers each. Distances are squared Euclidea
 small distances).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -25,17 +27,13 @@ def distances(
 def nearest(
   query: Float[Array, "q d"], bank: Float[Array, "m d"], valid: Bool[Array, " m"]
 ) -> Float[Array, " q"]:
-  """Returns the squared distance of each query to its nearest valid bank row.
+  """Returns the squared distance of each query to its nearest valid bank row."""
 
-  The bank passes by in blocks of rows, small enough to be in the processor's cache.
-  """
-  rows = max(1, min(len(bank), _BLOCK, _CHUNK // max(1, len(query))))
+  def closer(block: Array, owner: Array, best: Array) -> Array:
+    return jnp.minimum(best, jnp.min(distances(query, block, owner >= 0), axis=-1))
 
-  def closer(i: int | Array, best: Array) -> Array:  # the last block begins where it fits
-    block, used = (jax.lax.dynamic_slice_in_dim(x, i * rows, rows) for x in (bank, valid))
-    return jnp.minimum(best, jnp.min(distances(query, block, used), axis=-1))
-
-  return jax.lax.fori_loop(0, -(-len(bank) // rows), closer, jnp.full(len(query), jnp.inf))
+  best = jnp.full(len(query), jnp.inf)
+  return _pass(closer, best, bank, jnp.where(valid, 0, -1))
 
 
 def nearest_of_each(
@@ -45,13 +43,34 @@ def nearest_of_each(
 
   It is infinite for a group of no rows; a row of a negative owner is of no group.
   """
-  mine = owner == jnp.arange(groups)[:, None]
 
-  def one(x: Array) -> Array:
-    return jnp.min(jnp.where(mine, distances(x[None], bank, owner >= 0), jnp.inf), axis=-1)
+  def closer(block: Array, owner: Array, best: Array) -> Array:
+    squared = distances(query, block, owner >= 0)
+    mine = owner == jnp.arange(groups)[:, None, None]
+    return jnp.minimum(best, jnp.min(jnp.where(mine, squared, jnp.inf), axis=-1))
 
-  size = max(1, min(len(query), _CHUNK // len(bank)))
-  return jax.lax.map(one, query, batch_size=size)
+  return _pass(closer, jnp.full((groups, len(query)), jnp.inf), bank, owner).T
+
+
+def _pass(
+  step: Callable[[Array, Array, Array], Array],
+  found: Array,
+  bank: Float[Array, "m d"],
+  owner: Int[Array, " m"],
+) -> Array:
+  """Lets a bank pass by in blocks of rows: step(rows, their owners, what is found) -> found.
+
+  A block is small enough to be in the processor's cache. None comes after the last row that has an
+  owner, 0 or more.
+  """
+  rows = max(1, min(len(bank), _BLOCK, _CHUNK // max(1, found.shape[-1])))
+
+  def one(i: Array, found: Array) -> Array:  # the last block begins where it fits
+    block, mine = (jax.lax.dynamic_slice_in_dim(x, i * rows, rows) for x in (bank, owner))
+    return step(block, mine, found)
+
+  used = jnp.max(jnp.where(owner >= 0, jnp.arange(1, len(bank) + 1), 0), initial=0)
+  return jax.lax.fori_loop(0, -(-used // rows), one, found)
 
 
 def nearest_row(
