@@ -61,9 +61,11 @@ def associate(
 
   def pairs(a: Array, cells: Float[Array, "p d"]) -> tuple[Array, Array]:
     squared = knn.distances(cells, x[seeds[a]], every)
-    nearest, back = jnp.argmin(squared, axis=1), jnp.argmin(squared, axis=0)
-    mutual = back[nearest] == jnp.arange(p)
-    return jnp.min(squared, axis=1), jnp.where(mutual, a * p + nearest, len(seeds) * p)
+    least = jnp.min(squared, axis=1)
+    # The first one of those equally near; on a CPU twice as fast as argmin.
+    mutual = (squared == least[:, None]) & (squared == jnp.min(squared, axis=0))
+    nearest = jnp.min(jnp.where(mutual, jnp.arange(p), p), axis=1)
+    return least, jnp.where(nearest < p, a * p + nearest, len(seeds) * p)
 
   def closer(a: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
     found = jax.lax.map(lambda cells: pairs(a, cells), x)
