@@ -27,10 +27,8 @@ class Given(torch.nn.Module):
   """A network whose features are its input."""
 
   def forward(self, features):
-    """Returns the features, or those that an image would have."""
-    if isinstance(features, list):
-      return features
-    return [torch.zeros(1, c, g, g) for c, g in zip(CHANNELS, GRIDS, strict=True)]
+    """Returns the features."""
+    return features
 
 
 def nhwc(x: torch.Tensor) -> np.ndarray:
@@ -38,22 +36,30 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
   return x.detach().permute(0, 2, 3, 1).numpy()
 
 
-def main(prnet: str) -> None:
-  """Writes everything in one file."""
+def original(prnet: str, channels: tuple[int, ...], grids: tuple[int, ...], blocks: int):
+  """Returns the port's network for features of these shapes, and its modules.
+
+  At each scale it has so many blocks of attention, not three.
+  """
   sys.modules["timm"] = SimpleNamespace(create_model=lambda *_, **__: Given())
   sys.path.insert(0, prnet)
+  import losses
   import models.prnet as port
-  from losses import FocalLoss, SmoothL1Loss
-  from utils import get_prototype_features
+  import utils
 
   # The port iterates over a number here.
   port.dryrun_find_featuremap_dims = lambda *_: [
-    {"num_features": c, "resolution": (g, g)} for c, g in zip(CHANNELS, GRIDS, strict=True)
+    {"num_features": c, "resolution": (g, g)} for c, g in zip(channels, grids, strict=True)
   ]
+  port.MultiSizeAttentionModule = partial(port.MultiSizeAttentionModule, num_layers=blocks)
+  size = (4 * grids[0],) * 2
+  return port.PRNet("", 1, size, device=torch.device("cpu")), losses, utils
+
+
+def main(prnet: str) -> None:
+  """Writes everything in one file."""
   torch.manual_seed(0)
-  # One block of attention for each scale, not three.
-  port.MultiSizeAttentionModule = partial(port.MultiSizeAttentionModule, num_layers=1)
-  model = port.PRNet("", 1, (SIZE, SIZE), device=torch.device("cpu"))
+  model, losses, utils = original(prnet, CHANNELS, GRIDS, blocks=1)
   state = {}
   for name, value in model.state_dict().items():
     made = torch.from_numpy(seeded.tensor(name, tuple(value.shape)))
@@ -66,7 +72,7 @@ def main(prnet: str) -> None:
   found = {f"features/{i}": nhwc(x) for i, x in enumerate(features)}
   found |= {f"prototypes/{i}": nhwc(x) for i, x in enumerate(prototypes)}
   with torch.no_grad():
-    nearest = get_prototype_features(features[:-1], prototypes)
+    nearest = utils.get_prototype_features(features[:-1], prototypes)
     for i, (x, bank) in enumerate(zip(nearest, prototypes, strict=True)):
       found[f"nearest/{i}"] = np.array([(bank == m).all((1, 2, 3)).int().argmax() for m in x])
     fused = model.ms_fuser1(*features[:-1])
@@ -77,8 +83,8 @@ def main(prnet: str) -> None:
     found["logit/evaluated"] = seeded.sample(model(features, prototypes)[:, 0].numpy())
   logit = model.train()(features, prototypes)
   score = torch.sigmoid(logit)
-  smooth = SmoothL1Loss()(score, mask)
-  focal = FocalLoss(alpha=0.5, gamma=4)(torch.cat([1 - score, score], dim=1), mask)
+  smooth = losses.SmoothL1Loss()(score, mask)
+  focal = losses.FocalLoss(alpha=0.5, gamma=4)(torch.cat([1 - score, score], dim=1), mask)
   (smooth + 5 * focal).backward()
   found["logit/trained"] = seeded.sample(logit[:, 0].detach().numpy())
   found["losses"] = np.array([smooth.item(), focal.item()])
