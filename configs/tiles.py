@@ -26,7 +26,7 @@ METHODS = {
     *("cfa", "csflow", "cutpaste", "draem", "efficientad", "fastflow", "favae", "rd4ad"),
     *("simplenet", "stpm", "padim", "patchcore", "softpatch", "spade"),
   ),
-  "noisy": ("cfa", "igd", "padim", "patchcore", "softpatch", "spade"),
+  "noisy": ("cfa", "igd", "inreach", "padim", "patchcore", "softpatch", "spade"),
   "fully_supervised": ("bgad", "devnet", "dra", "padim", "patchcore", "prn"),
 }
 
