@@ -14,14 +14,14 @@ from imiad_jax.methods import igd
 from tests.methods.common import assert_refused, assert_same_bits, batch, first_state, jitted
 from tests.parity import seeded
 
+# With fewer numbers or a larger rate some good images lie far from the centre that a dozen give.
 TINY = {
-  "stage": "layer3",
   "widths": (8, 8),
   "window": 3,
-  "latent": 8,
+  "latent": 32,
   "epochs": 20,
   "refresh": 1,
-  "lr": 3e-3,
+  "lr": 1e-3,
 }
 
 STORED = Path(__file__).parent.parent / "parity" / "igd.npz"
