@@ -29,18 +29,24 @@ def seed(net: torch.nn.Module, who: str) -> torch.nn.Module:
   return net.eval()
 
 
-def main() -> None:
-  """Writes all of it for three images."""
-  sys.path.insert(0, sys.argv[1])
+def original(repository: str, dim: int, latent: int):
+  """Returns the authors' auto-encoder without its encoder, critic and multi-scale similarity."""
+  sys.path.insert(0, repository)
   for name in ("torchvision", "torchvision.models"):
     sys.modules[name] = MagicMock()
   torch.nn.Sequential, sequential = lambda *_: torch.nn.Identity(), torch.nn.Sequential
   from multi_scale.pytorch_msssim_residual_map import ms_ssim
   from p256.mvtec_module import VisualDiscriminator256, twoin1Generator256
 
-  generator = seed(twoin1Generator256(dim=DIM, latent_dimension=LATENT), "generator.")
+  generator = twoin1Generator256(dim=dim, latent_dimension=latent)
   torch.nn.Sequential = sequential
-  critic = seed(VisualDiscriminator256(dim=DIM), "critic.")
+  return generator, VisualDiscriminator256(dim=dim), ms_ssim
+
+
+def main() -> None:
+  """Writes all of it for three images."""
+  generator, critic, ms_ssim = original(sys.argv[1], DIM, LATENT)
+  generator, critic = seed(generator, "generator."), seed(critic, "critic.")
   image = np.concatenate(seeded.images(((256, 256),) * 3))
   x = torch.from_numpy((image - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
   alpha = torch.from_numpy(np.random.default_rng(1).uniform(0, 0.5, 3).astype("f4"))
