@@ -17,19 +17,23 @@ CHANNELS, WIDTH, BOTTLENECK = 6, 8, 8
 MEAN, STD = np.array([0.485, 0.456, 0.406], "f4"), np.array([0.229, 0.224, 0.225], "f4")
 
 
-def narrowed(model: torch.nn.Sequential, channels: dict[int, int], name: str) -> torch.nn.Module:
-  """Returns the same layers with other numbers of channels and seeded weights."""
+def narrowed(model: torch.nn.Sequential, channels: dict[int, int]) -> torch.nn.Sequential:
+  """Returns the same layers with other numbers of channels and other weights."""
   layers, before = [], 3
-  for i, layer in enumerate(model):
+  for layer in model:
     if isinstance(layer, torch.nn.Conv2d):
       after = channels[layer.out_channels]
       layer = torch.nn.Conv2d(before, after, layer.kernel_size, layer.stride, layer.padding)
       before = after
-      for kind, value in layer.named_parameters():
-        drawn = seeded.tensor(f"{name}.{i}.{kind}", tuple(value.shape))
-        value.data = torch.from_numpy(drawn)
     layers.append(layer)
-  return torch.nn.Sequential(*layers).eval()
+  return torch.nn.Sequential(*layers)
+
+
+def seed(net: torch.nn.Module, who: str) -> torch.nn.Module:
+  """Gives seeded weights to a network."""
+  for name, value in net.named_parameters():
+    value.data = torch.from_numpy(seeded.tensor(f"{who}.{name}", tuple(value.shape)))
+  return net.eval()
 
 
 def nets() -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
@@ -39,9 +43,9 @@ def nets() -> tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module]:
   pdn = {128: WIDTH, 256: 2 * WIDTH, 999: CHANNELS, 1998: 2 * CHANNELS}
   coder = {32: BOTTLENECK // 2, 64: BOTTLENECK, 999: CHANNELS}
   return (
-    narrowed(common.get_pdn_small(999), pdn, "teacher"),
-    narrowed(common.get_pdn_small(1998), pdn, "student"),
-    narrowed(common.get_autoencoder(999), coder, "autoencoder"),
+    seed(narrowed(common.get_pdn_small(999), pdn), "teacher"),
+    seed(narrowed(common.get_pdn_small(1998), pdn), "student"),
+    seed(narrowed(common.get_autoencoder(999), coder), "autoencoder"),
   )
 
 
