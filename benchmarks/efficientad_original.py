@@ -69,12 +69,11 @@ def learn(data: dict[str, np.ndarray]) -> None:
 
   kw = {k: x.item() for k, x in data.items() if not x.ndim}
   torch.set_flush_denormal(True)
-  narrowed = runpy.run_path(str(PARITY / "efficientad.py"))["narrowed"]
+  parity = runpy.run_path(str(PARITY / "efficientad.py"))
+  narrowed = parity["narrowed"]
   port.on_gpu, port.out_channels = False, CHANNELS
   port.tqdm = lambda x, desc="": x
-  mean, std = (
-    torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-  )
+  mean, std = (torch.from_numpy(parity[name])[:, None, None] for name in ("MEAN", "STD"))
   fixed: dict[str, Any] = {"teacher": teacher(mean, std)}
   jitters = [transforms.ColorJitter(**{k: 0.2}) for k in ("brightness", "contrast", "saturation")]
   view = transforms.RandomChoice(jitters)

@@ -18,8 +18,6 @@ import numpy as np
 import original
 
 SEEDS, SIZE = 3, 256
-SPAN = 2.1179 + 2.6400
-WEIGHTS = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
 
 
 def export(category: str) -> dict[str, np.ndarray]:
@@ -38,11 +36,11 @@ def export(category: str) -> dict[str, np.ndarray]:
   return out
 
 
-def restored(similarity, x, made):
-  """Returns the error of each image, as their test has it."""
-  given = {"data_range": SPAN, "win_size": 11, "weights": WEIGHTS, "size_average": False}
-  unlike = 1 - similarity(x, made, **given)[0]
-  return 0.85 * unlike + 0.15 * (x - made).abs().mean((1, 2, 3)) / SPAN
+def restored(parity, similarity, x, made):
+  """Returns the error of each image, as their test has it; `parity` has their constants."""
+  given = {"data_range": parity.SPAN, "win_size": 11, "weights": parity.WEIGHTS}
+  unlike = 1 - similarity(x, made, size_average=False, **given)[0]
+  return 0.85 * unlike + 0.15 * (x - made).abs().mean((1, 2, 3)) / parity.SPAN
 
 
 def far(z, centre, width):
@@ -91,7 +89,8 @@ def learn(data: dict[str, np.ndarray]) -> None:
         z = net.ln11(pooled[rows])
         alpha = torch.empty(len(rows), 1).uniform_(0, 0.5)
         mixed = alpha * z + (1 - alpha) * z.flip(0)
-        loss = restored(similarity, x[rows], net.generate(z)).mean() + far(z, centre, width).mean()
+        loss = restored(parity, similarity, x[rows], net.generate(z)).mean()
+        loss = loss + far(z, centre, width).mean()
         loss = loss + kw["realism"] * (critic(net.generate(mixed)) ** 2).mean()
         adam.zero_grad()
         loss.backward()
@@ -108,7 +107,7 @@ def learn(data: dict[str, np.ndarray]) -> None:
     with torch.no_grad():
       z = net.ln11(found)
       parts = zip(image.split(8), net.generate(z).split(8), strict=True)
-      error = torch.cat([restored(similarity, *pair) for pair in parts])
+      error = torch.cat([restored(parity, similarity, *pair) for pair in parts])
       distance = far(z, centre, width)
     of = {"score": (error + distance) / 2, "restoration": error, "Gaussian": distance}
     label = data["test_label"]
