@@ -26,7 +26,7 @@ def export(category: str) -> dict[str, np.ndarray]:
   net, stage = features.backbone(kw["backbone"]), kw["stage"]
   names = ("hidden", "kernels", "clamp", "epochs", "batch", "lr", "clip")
   out = {k: np.asarray(kw[k]) for k in names}
-  for split, pixels in original.drawn(category, kw["size"]):
+  for split, pixels in original.pictures(category, kw["size"]):
     out[f"{split}_label"] = pixels.region.any((1, 2)).astype(np.int64)
     for i in range(3):
       smaller = np.ascontiguousarray(pixels.image[:, :: 2**i, :: 2**i])

@@ -36,7 +36,7 @@ def export(category: str) -> dict[str, np.ndarray]:
     for k, x in plugins.resolve("cutpaste", cutpaste.Model, cutpaste.SMALL).items()
     if k in ("size", "epochs", "batch", "lr", "warmup")
   }
-  for split, pixels in original.drawn(category, cutpaste.SMALL["size"]):
+  for split, pixels in original.pictures(category, cutpaste.SMALL["size"]):
     out |= {split: pixels.image, f"{split}_label": pixels.region.any((1, 2))}
   return out
 

@@ -28,7 +28,7 @@ def export(category: str) -> dict[str, np.ndarray]:
   stack = textures.stack(jax.random.key(3), kw["sources"], size, size)
   names = ("size", "width", "marks", "epochs", "batch", "lr", "window")
   out = {k: np.asarray(kw[k]) for k in names} | {"textures": np.asarray(stack)}
-  for split, pixels in original.drawn(category, size):
+  for split, pixels in original.pictures(category, size):
     out |= {split: pixels.image, f"{split}_region": pixels.region > 0}
   return {k: x[..., ::-1] if x.ndim == 4 else x for k, x in out.items()}
 

@@ -31,7 +31,7 @@ def export(category: str) -> dict[str, np.ndarray]:
 
   kw = plugins.resolve("efficientad", efficientad.Model, efficientad.SMALL)
   out = {k: np.asarray(x) for k, x in kw.items() if isinstance(x, int | float)}
-  for split, pixels in original.drawn(category, SIZE):
+  for split, pixels in original.pictures(category, SIZE):
     out |= {split: pixels.image, f"{split}_region": pixels.region > 0}
   return out
 

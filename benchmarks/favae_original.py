@@ -29,7 +29,7 @@ def export(category: str) -> dict[str, np.ndarray]:
   kw = plugins.resolve("favae", favae.Model, {"backbone": "efficientnet_lite0"} | favae.SMALL)
   net, stages = features.backbone(kw["backbone"]), kw["stages"]
   out = {k: np.asarray(kw[k]) for k in ("epochs", "batch", "lr", "weight_decay", "kl", "sigma")}
-  for split, pixels in original.drawn(category, kw["size"]):
+  for split, pixels in original.pictures(category, kw["size"]):
     found = features.extract(net, stages, pixels.image)
     out |= {f"{split}{i}": np.moveaxis(found[stage], -1, 1) for i, stage in enumerate(stages)}
     out[split] = np.moveaxis(pixels.image, -1, 1) / np.float32(255)

@@ -29,7 +29,7 @@ def export(category: str) -> dict[str, np.ndarray]:
   net, stage = features.backbone(kw["backbone"]), kw["stage"]
   out = {k: np.asarray(x) for k, x in kw.items() if isinstance(x, int | float)}
   out["dim"] = np.asarray(kw["widths"][-1])
-  for split, pixels in original.drawn(category, SIZE):
+  for split, pixels in original.pictures(category, SIZE):
     out[split] = pixels.image
     out[f"{split}_pooled"] = features.extract(net, (stage,), pixels.image)[stage].mean((1, 2))
     out[f"{split}_label"] = (pixels.region > 0).any((1, 2))

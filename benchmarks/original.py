@@ -13,13 +13,18 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-def drawn(category: str, size: int) -> Iterator[tuple[str, Any]]:
-  """Gives "train" and "test" with the images, and where their defects are, of a drawn category."""
+def pictures(category: str, size: int) -> Iterator[tuple[str, Any]]:
+  """Gives "train" and "test" with the images of a category, and where their defects are.
+
+  It is one of the drawn data set or, as "mtd:<folder>", the only one of another.
+  """
   from imiad_jax import cache, data
 
-  index, source = data.open("synthetic", None, cache.folder("prepared"))
+  dataset, _, folder = category.partition(":") if ":" in category else ("synthetic", "", None)
+  index, source = data.open(dataset, folder, cache.folder("prepared"))
+  chosen = True if folder else index.category == category
   for split in ("train", "test"):
-    rows = np.flatnonzero((index.category == category) & (index.split == split))
+    rows = np.flatnonzero(chosen & (index.split == split))
     yield split, data.load(index, source, rows, size)
 
 
@@ -36,7 +41,7 @@ def run(title: str, export: Callable[[str], Arrays], learn: Callable[[Arrays], N
   """Writes what `export` gives of a category, or with --original lets `learn` have it."""
   parser = argparse.ArgumentParser(description=title)
   parser.add_argument("--data", required=True, help="the .npz that is written, or read")
-  parser.add_argument("--category", default="bottle", help="of the drawn data set")
+  parser.add_argument("--category", default="bottle", help="a drawn one, or mtd:<folder>")
   parser.add_argument("--original", help="the folder of the authors' code")
   given = parser.parse_args()
   if given.original:

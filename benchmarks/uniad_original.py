@@ -27,7 +27,7 @@ def export(category: str) -> dict[str, np.ndarray]:
   kw = plugins.resolve("uniad", uniad.Model, {"backbone": "efficientnet_lite0"} | uniad.SMALL)
   net, stages = features.backbone(kw["backbone"]), kw["stages"]
   out = {k: np.asarray(x) for k, x in kw.items() if isinstance(x, int | float)}
-  for split, pixels in original.drawn(category, kw["size"]):
+  for split, pixels in original.pictures(category, kw["size"]):
     found = features.extract(net, stages, pixels.image)
     out |= {f"{split}{i}": np.moveaxis(found[stage], -1, 1) for i, stage in enumerate(stages)}
     out[f"{split}_region"] = pixels.region > 0

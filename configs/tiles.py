@@ -18,7 +18,7 @@ from imiad_jax import config
 from imiad_jax.plugins import check
 
 EPOCHS = {
-  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dra": 10, "draem": 8, "efficientad": 3},
+  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dra": 10, "draem": 8, "efficientad": 5},
   **{"fastflow": 6, "favae": 8, "igd": 4, "prn": 3, "rd4ad": 4, "simplenet": 8, "stpm": 2},
 }
 METHODS = {
