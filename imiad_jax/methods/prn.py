@@ -10,8 +10,7 @@ either as they are or as their defects pasted on normal images, the other half n
 texture pasted; the frozen backbone gives their features.
 
 What differs: the backbone may be any of ours (the paper's is ResNet-18), and it stays frozen, where
-batch norm of the port's drifts. The learning rate may fall like half a cosine, which short training
-wants. A first epoch collects the maps of normal images, for one round of
+batch norm of the port's drifts. A first epoch collects the maps of normal images, for one round of
 k-means, and learns nothing. Weight decay does not pass through Adam's moments, as it does in the
 port, where it is very strong then. Of the operations that change a pasted defect or texture those
 of colours and positions are left; where the object is, is not known. Grids may be of any size: they
@@ -44,7 +43,6 @@ SMALL = {
   "epochs": 25,
   "batch": 4,
   "lr": 2e-3,
-  "final": 0.0,
 }
 
 _SMOOTH = 1e-5  # of a label that goes to the other class
@@ -88,11 +86,6 @@ def losses(
   }
 
 
-def left(passed: Float[Array, ""], final: float) -> Float[Array, ""]:
-  """Returns the share of the learning rate when so much of a task has passed, from 1 to `final`."""
-  return final + (1 - final) * (1 + jnp.cos(jnp.pi * passed)) / 2
-
-
 def Model(
   backbone: str = "resnet18",
   stages: tuple[str, ...] = ("layer1", "layer2", "layer3", "layer4"),
@@ -104,7 +97,6 @@ def Model(
   balance: float = 5.0,
   top: int = 100,
   lr: float = 1e-4,
-  final: float = 1.0,
   weight_decay: float = 1e-2,
   epochs: int = 701,
   kept: int = 64,
@@ -122,8 +114,7 @@ def Model(
     blocks: of attention at each scale.
     balance: weight of the focal loss.
     top: pixels whose mean score is the image's.
-    lr: learning rate of AdamW.
-    final: share of it that is left in the end, after half a cosine; 1 for the authors' constant.
+    lr: learning rate of AdamW, constant.
     weight_decay: of AdamW.
     epochs: passes over each task; the first one learns nothing.
     kept: anomalous images kept.
@@ -137,14 +128,13 @@ def Model(
   need(0 < ratio <= 1, "ratio", ratio, "above 0 and at most 1")
   need(balance >= 0, "balance", balance, "at least 0")
   need(lr >= 0, "lr", lr, "at least 0")
-  need(0 <= final <= 1, "final", final, "between 0 and 1")
   need(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
   for name, value in [("sources", sources), ("blocks", blocks), ("top", top), ("kept", kept)]:
     need(value >= 1, name, value, "at least 1")
   found = library.read(textures, sources, size) if textures else None
   network = plugins.backbone(backbone).Model(backbone)
   net = residual_net.Net(blocks)
-  optimiser = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(weight_decay))
+  optimiser = optax.adamw(lr, weight_decay=weight_decay)
 
   def init(key: Array, spec: Spec, pretrained: Any) -> State:
     key, params_key, texture_key = jax.random.split(key, 3)
@@ -233,8 +223,7 @@ def Model(
 
     gradient, (averages, parts) = jax.grad(loss, has_aux=True)(state.params)
     step, opt = optimiser.update(gradient, state.optimiser, state.params)
-    rate = lr * left((batch.epoch - 1) / max(epochs - 1, 1), final)
-    params = jax.tree.map(lambda x, dx: x - rate * dx, state.params, step)
+    params = optax.apply_updates(state.params, step)
     moved = state._replace(params=params, averages=averages, optimiser=opt)
     # Images of which nothing is known, alone in a batch, teach nothing.
     some = jnp.any(known)

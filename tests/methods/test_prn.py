@@ -259,32 +259,11 @@ def test_padding_changes_nothing_in_later_epochs():
   jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-def test_the_learning_rate_falls_to_its_final_share_or_stays():
-  passed = jnp.linspace(0, 1, 5)
-  shares = [[float(prn.left(p, final)) for p in passed] for final in (0.0, 0.2, 1.0)]
-  half = [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4, 0]
-  wanted = [half, [0.2 + 0.8 * x for x in half], [1] * 5]
-  np.testing.assert_allclose(shares, wanted, atol=1e-6)
-
-
-@pytest.mark.long
-def test_a_step_is_as_long_as_the_learning_rate_that_is_left():
-  update, told = jitted("prn")[0], batch("prn", range(4))
-  state, _ = update(first_state("prn"), told)
-  first, half, last = (
-    update(state, told._replace(epoch=jnp.int32(i)))[0].params for i in (1, 8, TINY["epochs"])
-  )
-  jax.tree.map(np.testing.assert_array_equal, last, state.params)  # passes are counted from 0
-  for a, b, start in zip(*map(jax.tree.leaves, (first, half, state.params)), strict=True):
-    assert np.abs(b - start).max() < np.abs(a - start).max()
-
-
 @pytest.mark.parametrize(
   "wrong",
   [
     *({"stages": ("layer1",)}, {"sources": 0}, {"ratio": 0.0}, {"blocks": 0}, {"balance": -1.0}),
-    *({"top": 0}, {"lr": -1.0}, {"final": 1.1}, {"weight_decay": -1.0}, {"kept": 0}),
-    {"textures": "nowhere/at"},
+    *({"top": 0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"kept": 0}, {"textures": "nowhere/at"}),
   ],
 )
 def test_nonsense_is_refused_by_name(wrong):
