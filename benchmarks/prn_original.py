@@ -7,8 +7,8 @@ The first writes features of normal images and of the anomalous ones that ours w
 each pass, with their masks, and hyperparameters. The second, in an environment with torch and
 scikit-learn, needs a checkout of github.com/xcyao00/PRNet, whose network, losses and k-means are
 used. It asks for a fourth stage, which our small one has not. Weight decay is AdamW's, as ours is,
-not Adam's, as the port's; the learning rate stays as it is at first, where our small one's falls.
-It prints the image AUROC, pixel AUROC and pixel AP after every sixth pass.
+not Adam's, as the port's. It prints the image AUROC, pixel AUROC and pixel AP after every sixth
+pass.
 """
 
 import sys
