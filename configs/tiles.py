@@ -20,7 +20,7 @@ from imiad_jax.plugins import check
 EPOCHS = {
   **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dra": 10, "draem": 8, "efficientad": 5},
   **{"fastflow": 6, "favae": 8, "igd": 4, "prn": 3, "rd4ad": 4, "simplenet": 8, "stpm": 2},
-  "semirest": 3,
+  "semirest": 8,
 }
 RATIO = {"semirest": 0.004}
 METHODS = {
