@@ -27,13 +27,8 @@ def export(category: str) -> dict[str, np.ndarray]:
   out = {k: np.asarray(kw[k]) for k in ("epochs", "batch", "lr", "weight_decay", "sigma")}
   for split, pixels in original.pictures(category, kw["size"]):
     out[f"{split}_region"] = pixels.region > 0
-    parts = [
-      features.extract(net, kw["stages"], pixels.image[k : k + 32])
-      for k in range(0, len(pixels.image), 32)
-    ]
-    for i, stage in enumerate(kw["stages"]):
-      x = np.concatenate([part[stage] for part in parts])
-      out[f"{split}{i}"] = np.moveaxis(x, -1, 1)
+    found = features.extract(net, kw["stages"], pixels.image)
+    out |= {f"{split}{i}": np.moveaxis(found[s], -1, 1) for i, s in enumerate(kw["stages"])}
   return out
 
 
