@@ -38,6 +38,7 @@ SMALL = {
   "size": 224,
   "dim": 64,
   "ratio": 0.05,
+  "reach": 0.25,
   "width": 64,
   "depth": 2,
   "heads": 2,
