@@ -15,9 +15,9 @@ accelerator; `backbone=efficientnet_lite0` overrides that.
 
 It costs: quick 24 minutes on two cores as one command, the whole of the drawn data set six hours by
 the sum of runs which went on beside others, most of them PRN's and SemiREST's. Expect
-BGAD above PatchCore in pixel AP on the structural categories, with one kind told as well, SemiREST
-far above it on the logical ones and thereby over all, PRN about level, and DevNet and DRA under it,
-far under it on the logical categories.
+BGAD and SemiREST above PatchCore in pixel AP on the structural categories, SemiREST far above it on
+the logical ones, PRN about level over all, and DevNet and DRA under it, far under it on the logical
+categories.
 """
 
 from imiad_jax import config
