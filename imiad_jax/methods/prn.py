@@ -12,10 +12,12 @@ texture pasted; the frozen backbone gives their features.
 What differs: the backbone may be any of ours (the paper's is ResNet-18), and it stays frozen, where
 batch norm of the port's drifts. A first epoch collects the maps of normal images, for one round of
 k-means, and learns nothing. Weight decay does not pass through Adam's moments, as it does in the
-port, where it is very strong then. Of the operations that change a pasted defect or texture those
-of colours and positions are left; where the object is, is not known. Grids may be of any size: they
-are cut into as many parts as fit. Where no anomalies are told the pasted textures remain. A later
-task goes on from the weights that the last one left, with prototypes and anomalies of its own.
+port, where it is very strong then. Scores may be given with a mean of the weights, which move to
+and fro at a constant learning rate; the port takes those of the pass that is best on the test
+images. Of the operations that change a pasted defect or texture those of colours and positions are
+left; where the object is, is not known. Grids may be of any size: they are cut into as many parts
+as fit. Where no anomalies are told the pasted textures remain. A later task goes on from the
+weights that the last one left, with prototypes and anomalies of its own.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from imiad_jax import plugins
 from imiad_jax import textures as library
-from imiad_jax.heads import defects, kmeans, knn, residual_net
+from imiad_jax.heads import defects, kmeans, knn, maps, residual_net
 from imiad_jax.plugins import need
 from imiad_jax.types import Batch, Logs, Method, Scores, Spec
 
@@ -43,6 +45,8 @@ SMALL = {
   "epochs": 25,
   "batch": 4,
   "lr": 2e-3,
+  "averaged": 0.5,
+  "sigma": 4.0,
 }
 
 _SMOOTH = 1e-5  # of a label that goes to the other class
@@ -53,6 +57,8 @@ class State(NamedTuple):
 
   params: Any
   averages: Any  # of batch norm
+  mean: Any  # of both over the last steps: what scores are given with
+  summed: Array  # [] int32: over how many; 0 where it is what the last step left
   optimiser: Any
   seen: tuple[Float[Array, "n _d"], ...]  # by scale: maps of normal training images
   present: Bool[Array, " n"]
@@ -98,6 +104,8 @@ def Model(
   top: int = 100,
   lr: float = 1e-4,
   weight_decay: float = 1e-2,
+  averaged: float = 0.0,
+  sigma: float = 0.0,
   epochs: int = 701,
   kept: int = 64,
   batch: int = 24,
@@ -116,6 +124,9 @@ def Model(
     top: pixels whose mean score is the image's.
     lr: learning rate of AdamW, constant.
     weight_decay: of AdamW.
+    averaged: share of the passes, the last ones, whose weights' mean scores are given with, in
+      [0, 1); 0 for the weights that were learnt last.
+    sigma: of the Gaussian that smooths the map, in pixels; 0 for none, as the port has it.
     epochs: passes over each task; the first one learns nothing.
     kept: anomalous images kept.
     batch: images at once, besides as many anomalous ones.
@@ -129,6 +140,8 @@ def Model(
   need(balance >= 0, "balance", balance, "at least 0")
   need(lr >= 0, "lr", lr, "at least 0")
   need(weight_decay >= 0, "weight_decay", weight_decay, "at least 0")
+  need(0 <= averaged < 1, "averaged", averaged, "at least 0 and below 1")
+  need(sigma >= 0, "sigma", sigma, "at least 0")
   for name, value in [("sources", sources), ("blocks", blocks), ("top", top), ("kept", kept)]:
     need(value >= 1, name, value, "at least 1")
   found = library.read(textures, sources, size) if textures else None
@@ -146,6 +159,8 @@ def Model(
     return State(
       params=made["params"],
       averages=made["batch_stats"],
+      mean=(made["params"], made["batch_stats"]),
+      summed=jnp.int32(0),
       optimiser=optimiser.init(made["params"]),
       seen=tuple(jnp.zeros((n, x.size)) for x in scales),
       present=jnp.zeros(n, bool),
@@ -192,16 +207,16 @@ def Model(
     )
 
   def forward(
-    state: State, params: Any, features: dict[str, Array], shape: tuple[int, ...], valid: Any
+    state: State, weights: Any, features: dict[str, Array], shape: tuple[int, ...], valid: Any
   ) -> tuple[Array, Any]:
-    """Returns logits and what batch norm remembers then."""
+    """Returns logits of weights, a pair of `params` and `averages`, and these averages then."""
     scales, residuals = [features[s] for s in stages[:-1]], []
     for x, bank in zip(scales, state.prototypes, strict=True):
       _, row = knn.nearest_row(x.reshape(len(x), -1), bank, state.used)
       residuals.append(jnp.square(x - bank[row].reshape(x.shape)))
-    variables = {"params": params, "batch_stats": state.averages}
-    maps = (tuple(scales), tuple(residuals), features[stages[-1]])
-    logit, kept = net.apply(variables, *maps, shape, valid, mutable=["batch_stats"])
+    variables = {"params": weights[0], "batch_stats": weights[1]}
+    inputs = (tuple(scales), tuple(residuals), features[stages[-1]])
+    logit, kept = net.apply(variables, *inputs, shape, valid, mutable=["batch_stats"])
     return jnp.asarray(logit), kept["batch_stats"]
 
   def learn(state: State, batch: Batch) -> tuple[State, Logs]:
@@ -217,14 +232,19 @@ def Model(
     known = jnp.concatenate([defects.known(batch), drawn.there])
 
     def loss(params: Any) -> tuple[Array, tuple[Any, Logs]]:
-      logit, averages = forward(state, params, features, mask.shape[1:], known)
+      logit, averages = forward(state, (params, state.averages), features, mask.shape[1:], known)
       parts = losses(logit, mask, known)
       return parts["smooth"] + balance * parts["focal"], (averages, parts)
 
     gradient, (averages, parts) = jax.grad(loss, has_aux=True)(state.params)
     step, opt = optimiser.update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, step)
-    moved = state._replace(params=params, averages=averages, optimiser=opt)
+    summed = state.summed + (batch.epoch >= epochs * (1 - averaged))
+    weights = (params, averages)
+    mean = optax.incremental_update(weights, state.mean, 1 / jnp.maximum(summed, 1))
+    moved = state._replace(
+      params=params, averages=averages, mean=mean, summed=summed, optimiser=opt
+    )
     # Images of which nothing is known, alone in a batch, teach nothing.
     some = jnp.any(known)
     moved = jax.tree.map(lambda new, old: jnp.where(some, new, old), moved, state)
@@ -244,14 +264,15 @@ def Model(
     return state._replace(
       present=jnp.zeros_like(state.present),
       ready=jnp.bool_(False),
+      summed=jnp.int32(0),
       memory=defects.forget(state.memory),
     )
 
   def score(state: State, batch: Batch) -> Scores:
-    logit, _ = forward(state, state.params, batch.features, batch.image.shape[1:3], None)
-    pixel = nn.sigmoid(logit)
-    highest, _ = jax.lax.top_k(pixel.reshape(len(pixel), -1), min(top, pixel[0].size))
-    return Scores(jnp.mean(highest, axis=-1), pixel)
+    logit, _ = forward(state, state.mean, batch.features, batch.image.shape[1:3], None)
+    sharp = nn.sigmoid(logit)
+    highest, _ = jax.lax.top_k(sharp.reshape(len(sharp), -1), min(top, sharp[0].size))
+    return Scores(jnp.mean(highest, axis=-1), maps.blur(sharp, sigma) if sigma else sharp)
 
   return Method(
     *(init, update, finish, score, backbone, stages, size, batch, epochs), supervised=True

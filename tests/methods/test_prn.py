@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from scipy import ndimage
 
 from imiad_jax.heads import defects, kmeans, knn, residual_net
 from imiad_jax.methods import prn
-from tests.methods.common import assert_refused, batch, first_state, jitted, learnt
+from tests.methods.common import assert_refused, batch, first_state, jitted, kw, learnt
 from tests.parity import seeded
 
 TINY = {
@@ -19,6 +20,8 @@ TINY = {
   "sources": 4,
   "epochs": 16,
   "lr": 5e-3,
+  "averaged": 0.5,
+  "sigma": 2.0,
   "kept": 4,
   "top": 10,
 }
@@ -242,9 +245,32 @@ def test_the_first_epoch_collects_and_later_ones_learn():
   np.testing.assert_allclose(second.prototypes[0][0], x.mean(0), atol=1e-4)
   done = finish(second)
   assert not done.ready and not done.present.any() and int(done.memory.count) == 0
-  scores = score(done, batch("prn", range(10, 14)))
-  flat = scores.pixel.reshape(4, -1)
-  assert (flat.mean(1) <= scores.image).all() and (scores.image <= flat.max(1)).all()
+  tested = batch("prn", range(10, 14))
+  scores, sharp = score(done, tested), prn.Model(**kw("prn", sigma=0.0)).score(done, tested)
+  flat = sharp.pixel.reshape(4, -1)
+  assert (flat.mean(1) <= sharp.image).all() and (sharp.image <= flat.max(1)).all()
+  np.testing.assert_allclose(scores.image, sharp.image, atol=1e-5)
+  wanted = ndimage.gaussian_filter(sharp.pixel, (0, 2, 2))
+  np.testing.assert_allclose(scores.pixel, wanted, atol=1e-5)
+
+
+@pytest.mark.long
+def test_scores_are_of_the_mean_of_the_weights_of_the_last_passes():
+  update, finish, score = jitted("prn")
+  told, tested = batch("prn", range(4)), batch("prn", range(10, 14))
+  state, seen = first_state("prn"), {}
+  for epoch in (0, 7, 8, 9, 10):  # of 16, the second half
+    state, _ = update(state, told._replace(epoch=jnp.int32(epoch)))
+    seen[epoch] = (state.params, state.averages)
+    if epoch < 8:
+      jax.tree.map(np.testing.assert_array_equal, state.mean, seen[epoch])
+  wanted = jax.tree.map(lambda *x: sum(x) / 3, seen[8], seen[9], seen[10])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), state.mean, wanted)
+  done = finish(state)
+  assert int(done.summed) == 0
+  last = done._replace(params=seen[7][0], averages=seen[7][1])
+  np.testing.assert_array_equal(score(last, tested).pixel, score(done, tested).pixel)
+  assert np.abs(score(done._replace(mean=seen[7]), tested).pixel - score(done, tested).pixel).any()
 
 
 @pytest.mark.long
@@ -263,7 +289,9 @@ def test_padding_changes_nothing_in_later_epochs():
   "wrong",
   [
     *({"stages": ("layer1",)}, {"sources": 0}, {"ratio": 0.0}, {"blocks": 0}, {"balance": -1.0}),
-    *({"top": 0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"kept": 0}, {"textures": "nowhere/at"}),
+    *({"top": 0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"kept": 0}, {"averaged": 1.0}),
+    {"sigma": -1.0},
+    {"textures": "nowhere/at"},
   ],
 )
 def test_nonsense_is_refused_by_name(wrong):
