@@ -52,6 +52,8 @@ class State(NamedTuple):
   head: Any  # parameters of Head
   optimiser: Any  # of (params, head)
   step: Array  # [] int32: steps made
+  begun: Array  # [] int32: those made before this task
+  length: Array  # [] int32: steps of a pass over the task, counted in its first
   embedding: Float[Array, "n d"]  # of the task's images, by training row; unit length
   present: Bool[Array, " n"]
   mean: Float[Array, " d"]
@@ -129,10 +131,11 @@ def Model(
     patches: what is pasted: "rectangle", "scar", "union" (one or the other), or "3way" (both, each
       a class of its own).
     size: height and width of the images.
-    epochs: passes over each task; the cosine of the learning rate restarts with each task. One
-      more, at the rate 0 where the cosine ends, collects the embeddings.
+    epochs: passes over each task; the cosine of the learning rate restarts with each task, and
+      falls with each step after the first pass. One more pass, at the rate 0 where the cosine ends,
+      collects the embeddings.
     batch: images at once; the network sees two or three times as many.
-    lr: learning rate at a task's first epoch.
+    lr: learning rate in a task's first pass.
     momentum: of SGD.
     weight_decay: L2 penalty.
     warmup: first steps of all, in which the head alone is trained.
@@ -173,6 +176,8 @@ def Model(
       head=weights,
       optimiser=optimiser.init((tuned.params, weights)),
       step=jnp.int32(0),
+      begun=jnp.int32(0),
+      length=jnp.int32(1),
       embedding=jnp.zeros((n, d)),
       present=jnp.zeros(n, bool),
       mean=jnp.zeros(d),
@@ -196,7 +201,10 @@ def Model(
 
     trained = (state.params, state.head)
     value, gradient = jax.value_and_grad(loss)(trained)
-    rate = lr * 0.5 * (1 + jnp.cos(math.pi * batch.epoch / epochs))
+    done = state.step - state.begun
+    length = jnp.where(batch.epoch == 0, done + 1, state.length)
+    passes = jnp.where(batch.epoch == 0, 0, done / length)
+    rate = lr * 0.5 * (1 + jnp.cos(math.pi * jnp.minimum(passes / epochs, 1)))
     warm = state.step >= warmup  # before that the backbone stands still, and gains no momentum
     held = jax.tree.map(lambda x: jnp.where(warm, x, 0), (gradient[0], state.params))
     step, opt = optimiser.update((held[0], gradient[1]), state.optimiser, (held[1], state.head))
@@ -207,6 +215,7 @@ def Model(
       head=weights,
       optimiser=opt,
       step=state.step + 1,
+      length=length,
       embedding=state.embedding.at[batch.row].set(z, mode="drop"),
       present=state.present.at[batch.row].set(True, mode="drop"),
       key=key,
@@ -215,7 +224,8 @@ def Model(
   def finish(state: State) -> State:
     mean, factor = embeddings.fit(state.embedding, state.present)
     white = gaussian.whitening(factor)
-    return state._replace(present=jnp.zeros_like(state.present), mean=mean, white=white)
+    gone = jnp.zeros_like(state.present)
+    return state._replace(present=gone, mean=mean, white=white, begun=state.step)
 
   def score(state: State, batch: Batch) -> Scores:
     z = embeddings.unit(embed(state.params | state.frozen, batch.image))

@@ -50,12 +50,13 @@ def test_the_head_is_warmed_up_before_the_backbone_is_trained():
 @pytest.mark.long
 def test_the_last_pass_changes_no_weight_and_embeds_the_images_as_they_are():
   update, finish, _ = jitted("cutpaste")
-  before = learnt("cutpaste")
-  last = jnp.int32(kw("cutpaste")["epochs"])
+  state, last = first_state("cutpaste"), kw("cutpaste")["epochs"]
   assert method("cutpaste").epochs == last + 1
-  state = before
-  for first in (0, 4):
-    state, _ = update(state, batch("cutpaste", range(first, first + 4))._replace(epoch=last))
+  for epoch in range(last + 1):
+    before = state
+    for first in (0, 4):
+      one = batch("cutpaste", range(first, first + 4))
+      state, _ = update(state, one._replace(epoch=jnp.int32(epoch)))
   assert_same_bits((before.params, before.head), (state.params, state.head))
   z = embedded(state, batch("cutpaste", range(8)).image)
   np.testing.assert_allclose(state.embedding, z, atol=1e-5)
@@ -65,6 +66,25 @@ def test_the_last_pass_changes_no_weight_and_embeds_the_images_as_they_are():
   scale = float(jnp.abs(covariance).max())
   factor = np.linalg.inv(state.white)
   np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("begun", [0, 20])
+def test_the_rate_falls_with_each_step_after_the_first_pass_of_a_task(begun):
+  update, _, _ = jitted("cutpaste")
+  state = first_state("cutpaste")._replace(step=jnp.int32(begun), begun=jnp.int32(begun))
+  for first in (0, 4):
+    state, _ = update(state, batch("cutpaste", range(first, first + 4)))
+  assert int(state.length) == 2
+
+  def moved(done, epoch):
+    at = state._replace(step=jnp.int32(begun + done))
+    after, _ = update(at, batch("cutpaste", range(4))._replace(epoch=jnp.int32(epoch)))
+    return after.head["out"]["kernel"] - state.head["out"]["kernel"]
+
+  whole = moved(1, 0) / TINY["lr"]
+  for done in range(2, 8):
+    rate = optax.cosine_decay_schedule(TINY["lr"], 8)(done)  # four passes of two steps
+    np.testing.assert_allclose(moved(done, done // 2), rate * whole, atol=1e-6)
 
 
 def test_a_later_task_has_a_gaussian_of_its_own():
