@@ -13,10 +13,11 @@ all six and three seeds. The drawn data set is learnt with the embedded backbone
 that a CPU can pay for, any other with those of each method's authors, for which take an
 accelerator; `backbone=efficientnet_lite0` overrides that.
 
-It costs: quick 24 minutes on two cores as one command, the whole of the drawn data set six hours by
-the sum of runs which went on beside others, most of them PRN's and SemiREST's. Expect BGAD, PRN and
-SemiREST above PatchCore in pixel AP on the structural categories, PRN and SemiREST far above it on
-the logical ones together, and DevNet and DRA under it, far under it on the logical categories.
+It costs: quick 16 to 24 minutes on two cores as one command, the whole of the drawn data set six
+hours by the sum of runs which went on beside others, most of them PRN's and SemiREST's. Expect
+BGAD, PRN and SemiREST above PatchCore in pixel AP on the structural categories, PRN and SemiREST
+far above it on the logical ones together, and DevNet and DRA under it, far under it on the logical
+categories.
 """
 
 from imiad_jax import config
