@@ -6,10 +6,11 @@
   python -m imiad_jax.main --config=configs/tiles.py:setting=fully_supervised \\
     --config.data_dir=<folder>
 
-Every unsupervised method; a few with a tenth as many defective tiles hidden among those that are
-learnt, and a few with ten defective ones told. The embedded backbone and each method's SMALL, which
-are for categories of 60 images; here there are 762, so that methods that train pass over them less
-often, as EPOCHS says, and SemiREST keeps about as many normal features.
+Every unsupervised method, and DNE, GCAD and UniAD as such; a few with a tenth as many defective
+tiles hidden among those that are learnt, and a few with ten defective ones told. The embedded
+backbone and each method's SMALL, which are for categories of 60 images; here there are 762, so that
+methods that train pass over them less often, as EPOCHS says, and SemiREST keeps about as many
+normal features.
 """
 
 from typing import Any
@@ -18,15 +19,15 @@ from imiad_jax import config
 from imiad_jax.plugins import check
 
 EPOCHS = {
-  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dra": 10, "draem": 8, "efficientad": 5},
-  **{"fastflow": 6, "favae": 8, "igd": 4, "prn": 3, "rd4ad": 4, "simplenet": 8, "stpm": 2},
-  "semirest": 8,
+  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dne": 1, "dra": 10, "draem": 8},
+  **{"efficientad": 5, "fastflow": 6, "favae": 8, "gcad": 10, "igd": 4, "prn": 3, "rd4ad": 4},
+  **{"semirest": 8, "simplenet": 8, "stpm": 2, "uniad": 3},
 }
 RATIO = {"semirest": 0.004}
 METHODS = {
   "unsupervised": (
-    *("cfa", "csflow", "cutpaste", "draem", "efficientad", "fastflow", "favae", "rd4ad"),
-    *("simplenet", "stpm", "padim", "patchcore", "softpatch", "spade"),
+    *("cfa", "csflow", "cutpaste", "dne", "draem", "efficientad", "fastflow", "favae", "gcad"),
+    *("rd4ad", "simplenet", "stpm", "uniad", "padim", "patchcore", "softpatch", "spade"),
   ),
   "noisy": ("cfa", "igd", "inreach", "padim", "patchcore", "softpatch", "spade"),
   "fully_supervised": ("bgad", "devnet", "dra", "padim", "patchcore", "prn", "semirest"),
