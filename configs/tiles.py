@@ -19,7 +19,7 @@ from imiad_jax import config
 from imiad_jax.plugins import check
 
 EPOCHS = {
-  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dne": 1, "dra": 10, "draem": 8},
+  **{"bgad": 3, "cfa": 1, "csflow": 6, "cutpaste": 4, "dne": 1, "dra": 10, "draem": 16},
   **{"efficientad": 5, "fastflow": 6, "favae": 8, "gcad": 10, "igd": 4, "prn": 3, "rd4ad": 4},
   **{"semirest": 8, "simplenet": 8, "stpm": 2, "uniad": 3},
 }
