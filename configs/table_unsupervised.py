@@ -13,8 +13,8 @@ other with the backbone and hyperparameters of each method's authors, for which 
 and size. With the first seed the lines also hold the seconds, operations and bytes of scoring.
 
 It costs: quick about 17 minutes on two cores, the whole of the drawn data set about four hours.
-Expect ten methods between 0.90 and 0.95 on its structural categories, image by image, and DRAEM,
-which trains from nothing, far below: benchmarks/README.md says what is known of each.
+Expect nine methods between 0.90 and 0.95 on its structural categories, image by image, and the
+others between 0.75 and 0.90: benchmarks/README.md says what is known of each.
 """
 
 from imiad_jax import config
